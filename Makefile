@@ -1,0 +1,141 @@
+# flowd-lua: `make help` lists what there is to make.
+
+CC      ?= cc
+CLANG   ?= clang
+BPFTOOL ?= $(firstword $(wildcard /usr/sbin/bpftool) bpftool)
+LUAJIT  ?= luajit
+PKG_CONFIG ?= pkg-config
+
+VERSION := 0.1.0
+PREFIX  ?= /usr
+DESTDIR ?=
+# EBPF=0 builds without libbpf, libelf, clang and bpftool: the marker is left out.
+EBPF    ?= 1
+# SANITIZE=address,undefined instruments the daemon (see `make asan`).
+SANITIZE ?=
+# STATIC=1 links one static binary (see `make static`).
+STATIC  ?= 0
+
+BUILD ?= build$(if $(filter 0,$(EBPF)),-noebpf)$(if $(SANITIZE),-san)$(if $(filter 1,$(STATIC)),-static)
+BIN   ?= $(if $(filter build,$(BUILD)),bin,$(BUILD)/bin)
+GEN   := $(BUILD)/gen
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules
+.DELETE_ON_ERROR:
+
+# -- what is compiled ------------------------------------------------------------
+
+BPF_SRC := $(wildcard bpf/*.bpf.c)
+MARKER_SRC := $(wildcard src/marker*.c)
+SRC := $(filter-out $(MARKER_SRC),$(wildcard src/*.c))
+ifeq ($(EBPF),1)
+SRC += $(filter-out src/marker_none.c,$(MARKER_SRC))
+SKELETONS := $(patsubst bpf/%.bpf.c,$(GEN)/%.skel.h,$(BPF_SRC))
+else
+SRC += $(filter src/marker_none.c,$(MARKER_SRC))
+SKELETONS :=
+endif
+OBJ := $(patsubst src/%.c,$(BUILD)/%.o,$(SRC)) $(BUILD)/flowd_api.o $(BUILD)/embedded.o
+
+# Headers whose structs and FFI_EXPORT functions Lua sees; shared structs come first.
+ABI_HEADERS := $(wildcard src/flow_abi.h src/flow_event.h)
+FFI_HEADERS := $(ABI_HEADERS) $(filter-out $(ABI_HEADERS) src/ffi_export.h,$(sort $(shell grep -l '^FFI_EXPORT' src/*.h)))
+
+LUA_SRC := $(sort $(wildcard lua/*/*.lua lua/*/*/*.lua))
+
+LIBS := libevent_core libevent_extra luajit jansson
+ifeq ($(EBPF),1)
+LIBS += libbpf
+endif
+PKG_FLAGS := $(if $(filter 1,$(STATIC)),--static)
+
+CPPFLAGS += -D_GNU_SOURCE -DFLOWD_VERSION='"$(VERSION)"' -Isrc -I$(GEN) $(shell $(PKG_CONFIG) --cflags $(LIBS) 2>/dev/null)
+WARNINGS := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Wvla
+CFLAGS   ?= -O2 -g
+ALL_CFLAGS = -std=gnu11 $(WARNINGS) -fexceptions -fno-strict-aliasing -fstack-protector-strong $(CFLAGS)
+LDLIBS   += $(shell $(PKG_CONFIG) $(PKG_FLAGS) --libs $(LIBS) 2>/dev/null) -lm -ldl -lpthread
+# Lua modules written in C (the tests' own) find LuaJIT's symbols in the binary.
+ALL_LDFLAGS = -Wl,-E -Wl,-z,relro,-z,now $(LDFLAGS)
+ifeq ($(STATIC),1)
+ALL_LDFLAGS += -static
+endif
+ifneq ($(SANITIZE),)
+ALL_CFLAGS += -fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all
+ALL_LDFLAGS += -fsanitize=$(SANITIZE)
+endif
+
+# -- targets ---------------------------------------------------------------------
+
+.PHONY: help deps build run demo test lint asan bench man static install clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## install what building needs (Debian packages, as root)
+	@scripts/install-deps build
+
+build: deps ## compile bin/flowd-lua
+	@$(MAKE) --no-print-directory $(BIN)/flowd-lua
+
+test: ## install what testing needs, build, lint, run every test
+	@scripts/install-deps all
+	@$(MAKE) --no-print-directory $(BIN)/flowd-lua
+	@scripts/test
+
+clean: ## remove everything that was built
+	rm -rf build build-* bin
+
+# -- rules -----------------------------------------------------------------------
+
+$(BIN)/flowd-lua: $(OBJ)
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	@$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LDLIBS)
+
+# Compiler flags that differ make other objects: remember them.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D) $(GEN)
+	@echo '$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(ALL_LDFLAGS)' | cmp -s - $@ || echo '$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(ALL_LDFLAGS)' > $@
+
+.PHONY: FORCE
+FORCE:
+
+$(BUILD)/%.o: src/%.c $(BUILD)/flags | $(GEN)/flowd_api.h $(SKELETONS)
+	@echo "  CC      $<"
+	@$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/%.o: $(GEN)/%.c $(BUILD)/flags
+	@echo "  CC      $<"
+	@$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(GEN)/flowd_api.h: $(FFI_HEADERS) scripts/build/ffi.lua Makefile
+	@mkdir -p $(@D)
+	@echo "  GEN     $@"
+	@$(LUAJIT) scripts/build/ffi.lua "$(CC)" $(GEN) $(FFI_HEADERS)
+
+$(GEN)/flowd_api.c $(GEN)/cdef.lua: $(GEN)/flowd_api.h ;
+
+lua_module = $(subst /,.,$(patsubst lua/%.lua,%,$(1)))
+$(GEN)/embedded.c: $(LUA_SRC) $(GEN)/cdef.lua scripts/build/embed.lua Makefile
+	@echo "  GEN     $@"
+	@$(LUAJIT) scripts/build/embed.lua $@ flowd.cdef=$(GEN)/cdef.lua $(foreach f,$(LUA_SRC),$(call lua_module,$(f))=$(f))
+
+ifeq ($(EBPF),1)
+# Debian's clang looks for asm/ headers of its own target, which BPF has not.
+BPF_INCLUDES := -I/usr/include/$(shell $(CC) -print-multiarch 2>/dev/null)
+$(BUILD)/bpf/%.bpf.o: bpf/%.bpf.c $(wildcard bpf/*.h) src/flow_abi.h Makefile
+	@mkdir -p $(@D)
+	@echo "  BPF     $<"
+	@$(CLANG) -target bpf -mcpu=v2 -O2 -g -Wall -Wextra -Werror -Isrc -Ibpf $(BPF_INCLUDES) -c -o $@ $<
+	@llvm-strip -g $@
+
+$(GEN)/%.skel.h: $(BUILD)/bpf/%.bpf.o
+	@mkdir -p $(@D)
+	@echo "  SKEL    $@"
+	@$(BPFTOOL) gen skeleton $< name $*_bpf > $@
+endif
+
+.PRECIOUS: $(BUILD)/bpf/%.bpf.o $(GEN)/%.skel.h $(GEN)/%.c
+-include $(wildcard $(BUILD)/*.d)

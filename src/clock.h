@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* clock.h - the two clocks. */
+#ifndef CLOCK_H
+#define CLOCK_H
+
+#include <stdint.h>
+#include "ffi_export.h"
+
+/* UNIX time (UTC), microseconds. For what is told to others. */
+FFI_EXPORT uint64_t clock_realtime_us(void);
+
+/* Since some point in the past, nanoseconds, never backwards. For durations. */
+FFI_EXPORT uint64_t clock_monotonic_ns(void);
+
+#endif

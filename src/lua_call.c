@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "lua_call.h"
+
+#include <assert.h>
+#include <lauxlib.h>
+
+#include "log.h"
+
+static int traceback(lua_State *L)
+{
+	const char *message = lua_tostring(L, 1);
+
+	if (!message) {
+		/* An error value that is no string: a table with __tostring, or nothing. */
+		if (!luaL_callmeta(L, 1, "__tostring"))
+			return 1;
+		message = lua_tostring(L, -1);
+	}
+	luaL_traceback(L, L, message, 1);
+	return 1;
+}
+
+int lua_call_traced(lua_State *L, int arguments, int results)
+{
+	int base = lua_gettop(L) - arguments;
+	int status;
+
+	lua_pushcfunction(L, traceback);
+	lua_insert(L, base);
+	status = lua_pcall(L, arguments, results, base);
+	lua_remove(L, base);
+	return status;
+}
+
+int lua_call_logged(lua_State *L, int arguments, const char *what)
+{
+	static struct log_limit limit;
+	int base = lua_gettop(L) - arguments - 1;
+	int status = lua_call_traced(L, arguments, 0);
+
+	if (status != 0) {
+		const char *message = lua_tostring(L, -1);
+
+		log_limited(&limit, LOG_LEVEL_ERROR, "%s: %s", what,
+			    message ? message : "(error object is no string)");
+		lua_pop(L, 1);
+	}
+	assert(lua_gettop(L) == base);
+	return status == 0 ? 0 : -1;
+}
