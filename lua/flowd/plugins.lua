@@ -1,0 +1,100 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- Find plugin and backend modules, built in or a site's own, and run instances of them.
+--
+-- A module is a Lua file that returns a table: `name`, `doc`, `schema`, `start(self, ctx)`,
+-- `stop(self)`; a backend also `on_events(self, events, n)` and, if it queues, `flush(self)`.
+-- An instance inherits from its module: `self.options`, `self.ctx`, and whatever it sets.
+local plugins = {}
+
+local singular = { plugins = "plugin", backends = "backend" }
+
+--- Names of the built-in modules of a kind.
+---@param kind "plugins"|"backends"
+---@return string[]
+function plugins.builtin(kind)
+  local names = {}
+  for _, module in ipairs(_flowd.embedded()) do
+    local name = module:match("^" .. kind .. "%.([%w_]+)$")
+    if name then names[#names + 1] = name end
+  end
+  table.sort(names)
+  return names
+end
+
+local function check_shape(kind, name, module, where)
+  local what = singular[kind]
+  if type(module) ~= "table" then
+    return nil, ("%s '%s' (%s): the file must return a table, it returns %s"):format(what, name, where, type(module))
+  end
+  for _, field in ipairs({ { "doc", "string" }, { "schema", "table" }, { "start", "function" } }) do
+    if type(module[field[1]]) ~= field[2] then
+      return nil, ("%s '%s' (%s): expected %s to be a %s, got %s"):format(what, name, where, field[1], field[2],
+        type(module[field[1]]))
+    end
+  end
+  if kind == "backends" and type(module.on_events) ~= "function" then
+    return nil, ("backend '%s' (%s): expected on_events to be a function, got %s"):format(name, where,
+      type(module.on_events))
+  end
+  return module
+end
+
+--- Find and load a module.
+---@param kind "plugins"|"backends"
+---@param name string
+---@param directories? string[] a site's own, searched before the built-in ones
+---@param trusted? fun(path: string): boolean|nil, string? refuses a file that others may write
+---@return table|nil module
+---@return string|nil message why not; nil together with a nil module: there is none of that name
+function plugins.find(kind, name, directories, trusted)
+  if not name:match("^[%a_][%w_]*$") then return nil, nil end
+  for _, directory in ipairs(directories or {}) do
+    local path = directory .. "/" .. name .. ".lua"
+    local file = io.open(path, "r")
+    if file then
+      file:close()
+      if trusted then
+        local ok, message = trusted(path)
+        if not ok then return nil, message end
+      end
+      local chunk, message = loadfile(path, "t")
+      if not chunk then return nil, message end
+      local ok, module = xpcall(chunk, debug.traceback, name)
+      if not ok then return nil, tostring(module) end
+      return check_shape(kind, name, module, path)
+    end
+  end
+  for _, known in ipairs(plugins.builtin(kind)) do
+    if known == name then return check_shape(kind, name, require(kind .. "." .. name), "built in") end
+  end
+  return nil, nil
+end
+
+--- Make and start an instance.
+---@param module table
+---@param ctx table its context, with the validated options
+---@return table|nil instance
+---@return string|nil message why it did not start
+function plugins.start(module, ctx)
+  local instance = setmetatable({ options = ctx.options, ctx = ctx }, { __index = module })
+  local ok, message = xpcall(module.start, function(err)
+    -- A deliberate error("…", 0) is for the operator; anything else wants a traceback.
+    if type(err) == "string" and not err:find("^[^\n]-%.lua:%d+:") then return err end
+    return debug.traceback(tostring(err), 2)
+  end, instance, ctx)
+  if ok then return instance end
+  ctx:close()
+  return nil, tostring(message)
+end
+
+--- Stop an instance; its handles are closed whatever its stop() does.
+---@param instance table
+function plugins.stop(instance)
+  if instance.stop then
+    local ok, message = xpcall(instance.stop, debug.traceback, instance)
+    if not ok then instance.ctx:log("error", "stop: %s", message) end
+  end
+  instance.ctx:close()
+end
+
+return plugins
