@@ -87,6 +87,8 @@ lua_State *lua_state_new(const char *lua_path)
 	lua_setfield(L, -2, "api");
 	lua_pushcfunction(L, embedded_list);
 	lua_setfield(L, -2, "embedded");
+	lua_pushliteral(L, FLOWD_VERSION);
+	lua_setfield(L, -2, "version");
 	lua_setglobal(L, "_flowd");
 	return L;
 }

@@ -1,0 +1,219 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- The running daemon: builds its parts from the configuration, runs the loop, ends in order.
+local ffi = require("ffi")
+local bit = require("bit")
+local api = require("flowd.api")
+local loop = require("flowd.loop")
+local log = require("flowd.log")
+local context = require("flowd.context")
+local counters = require("flowd.counters")
+local emit = require("flowd.emit")
+local flow_line = require("flowd.flow_line")
+local pipeline = require("flowd.pipeline")
+local plugins = require("flowd.plugins")
+local rules = require("flowd.rules")
+local stats = require("flowd.stats")
+
+local SIGHUP, SIGINT, SIGUSR1, SIGTERM = 1, 2, 10, 15
+
+local Daemon = {}
+Daemon.__index = Daemon
+
+local daemon = {}
+
+local ERROR_SIZE = 512
+
+-- A start-up failure that the operator can act on: one line, no traceback.
+local function refuse(format, ...) error({ refusal = format:format(...) }, 0) end
+
+local function sorted_names(t)
+  local names = {}
+  for name in pairs(t) do names[#names + 1] = name end
+  table.sort(names)
+  return names
+end
+
+function Daemon:prepare_directories()
+  local values = self.values
+  local message = ffi.new("char[?]", ERROR_SIZE)
+  for _, field in ipairs({ "runtime_dir", "state_dir", "cache_dir" }) do
+    if api.process_prepare_directory(values[field], message, ERROR_SIZE) ~= 0 then
+      refuse("%s: %s", field, ffi.string(message))
+    end
+  end
+end
+
+function Daemon:open_state()
+  local values = self.values
+  local message = ffi.new("char[?]", ERROR_SIZE)
+  local path = values.runtime_dir .. "/state"
+  self.state = api.state_open(path, values.max_flows, message, ERROR_SIZE)
+  if self.state == nil then refuse("%s", ffi.string(message)) end
+  self.table = api.flow_table_open(self.state)
+  if self.table == nil then refuse("%s: flow table: not enough memory for max_flows = %d", path, values.max_flows) end
+end
+
+function Daemon:write_pid_file()
+  local path = self.values.pid_file
+  if path == "" then return end
+  local message = ffi.new("char[?]", ERROR_SIZE)
+  if api.process_write_pid_file(path, message, ERROR_SIZE) ~= 0 then refuse("pid_file: %s", ffi.string(message)) end
+  self.pid_file = path
+end
+
+-- One instance of a plugin or backend; nil when it failed, which is fatal only when required.
+function Daemon:start_instance(kind, name, route_bit)
+  local section = self.config.values[kind][name]
+  local module = self.config.modules[kind][name]
+  local what = kind == "plugins" and "plugin" or "backend"
+  local ctx = context.new({
+    name = name, kind = what, options = section, route_bit = route_bit,
+    batch = self.batch, state = self.state, registry = self.registry,
+    source_id = api.state_name_id(self.state, name),
+    run_batch = self.run_batch,
+    emit = function(ctx, event) return self.put(ctx.source_id, event) end,
+  })
+  local instance, message = plugins.start(module, ctx)
+  if instance then
+    self.instances[#self.instances + 1] = { kind = what, name = name, instance = instance }
+    return instance
+  end
+  if section.required then refuse("%s '%s' is required and did not start: %s", what, name, message) end
+  log.error("%s '%s' did not start: %s", what, name, message)
+  self.failed[#self.failed + 1] = { kind = what, name = name, message = message }
+  counters.get("flowd_modules_failed", { kind = what, name = name }).value = 1
+  return nil
+end
+
+function Daemon:start_backends()
+  self.backends = {}
+  self.bits = {}
+  for position, name in ipairs(sorted_names(self.values.backends)) do
+    if position > ffi.C.FLOW_BACKENDS_MAX then
+      refuse("backends: expected at most %d, got more", ffi.C.FLOW_BACKENDS_MAX)
+    end
+    local route_bit = bit.lshift(1, position - 1)
+    -- A rule may name a backend that failed: its events are then simply nobody's.
+    self.bits[name] = route_bit
+    local instance = self:start_instance("backends", name, route_bit)
+    if instance then
+      self.backends[#self.backends + 1] = { name = name, bit = route_bit, instance = instance }
+    end
+  end
+end
+
+function Daemon:start_plugins()
+  for _, name in ipairs(sorted_names(self.values.plugins)) do self:start_instance("plugins", name) end
+end
+
+function Daemon:build()
+  local config = self.config
+  self:prepare_directories()
+  self:open_state()
+  self:write_pid_file()
+  self.registry = config.registry
+  flow_line.use_registry(self.registry)
+  self.batch = ffi.new("struct flow_batch")
+  self.run_batch = function(batch) return self.pipeline:run(batch) end
+  self.put, self.flush_emitted = emit.inbox(self.registry, self.run_batch)
+  -- Backends first: a plugin may deliver events from the moment it starts.
+  self:start_backends()
+  local chain, problems = rules.compile(config.rules, { registry = self.registry, backends = self.bits })
+  if not chain then refuse("%s", table.concat(problems, "; ")) end
+  self.pipeline = pipeline.new({
+    table = self.table, batch = self.batch, chain = chain, backends = self.backends,
+  })
+  self:start_plugins()
+end
+
+function Daemon:watch_signals()
+  local function stop(name)
+    return function()
+      log.info("%s: ending", name)
+      loop.stop()
+    end
+  end
+  self.signals = {
+    loop.signal(SIGTERM, stop("SIGTERM")),
+    loop.signal(SIGINT, stop("SIGINT")),
+    loop.signal(SIGUSR1, function()
+      for _, line in ipairs(stats.lines(self.state)) do log.info("%s", line) end
+    end),
+    loop.signal(SIGHUP, function() log.warn("SIGHUP: reloading is not supported: restart to apply a new configuration") end),
+  }
+end
+
+-- Backends whose queues are not empty get turns of the loop until the deadline.
+function Daemon:finish_backends(deadline_ns)
+  local function pending()
+    local total = 0
+    for _, backend in ipairs(self.backends) do
+      if backend.instance.pending then total = total + backend.instance:pending() end
+    end
+    return total
+  end
+  local left = pending()
+  while left > 0 and api.clock_monotonic_ns() < deadline_ns do
+    for _, backend in ipairs(self.backends) do
+      if backend.instance.flush then backend.instance:flush() end
+    end
+    loop.turn()
+    left = pending()
+  end
+  return left
+end
+
+--- End all flows, stop everything, remove what is ours. Returns the exit status.
+function Daemon:stop()
+  local deadline_ns = api.clock_monotonic_ns() + ffi.cast("uint64_t", self.values.stop_deadline * 1e9)
+  for _, handle in ipairs(self.signals or {}) do handle:close() end
+  for i = #self.instances, 1, -1 do
+    if self.instances[i].kind == "plugin" then plugins.stop(self.instances[i].instance) end
+  end
+  if self.pipeline then
+    self.flush_emitted()
+    local ended, left = self.pipeline:drain(deadline_ns)
+    local unsent = self:finish_backends(deadline_ns)
+    log.info("ended %d open flows", ended)
+    if left > 0 then log.error("stop_deadline: %d flows were left without an end", left) end
+    if unsent > 0 then log.error("stop_deadline: %d fireflies were not sent", unsent) end
+  end
+  for i = #self.instances, 1, -1 do
+    if self.instances[i].kind == "backend" then plugins.stop(self.instances[i].instance) end
+  end
+  self:release()
+  return 0
+end
+
+function Daemon:release()
+  if self.table and self.table ~= nil then api.flow_table_close(self.table) end
+  if self.state and self.state ~= nil then api.state_close(self.state, true) end
+  if self.pid_file then api.process_remove_pid_file(self.pid_file) end
+end
+
+--- Run the daemon until a signal ends it.
+---@param config table what flowd.config.load returned
+---@return integer status of the process
+function daemon.run(config)
+  local self = setmetatable({
+    config = config, values = config.values, instances = {}, failed = {},
+  }, Daemon)
+  local ok, message = xpcall(self.build, function(err)
+    if type(err) == "table" and err.refusal then return err.refusal end
+    return debug.traceback(tostring(err), 2)
+  end, self)
+  if not ok then
+    log.error("%s", message)
+    for i = #self.instances, 1, -1 do plugins.stop(self.instances[i].instance) end
+    self:release()
+    return 1
+  end
+  self:watch_signals()
+  log.info("flowd-lua %s is ready: plugins %s; backends %s; %d rules", _flowd.version,
+    table.concat(sorted_names(self.values.plugins), ", "), table.concat(sorted_names(self.values.backends), ", "),
+    #self.pipeline.chain.rules)
+  loop.run()
+  return self:stop()
+end
+
+return daemon
