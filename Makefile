@@ -82,7 +82,25 @@ build: deps ## compile bin/flowd-lua
 test: ## install what testing needs, build, lint, run every test
 	@scripts/install-deps all
 	@$(MAKE) --no-print-directory $(BIN)/flowd-lua
-	@scripts/test
+	@FLOWD_BIN=$(BIN)/flowd-lua scripts/test
+
+lint: ## luacheck, clang-format, cppcheck, shellcheck
+	@scripts/install-deps all
+	@scripts/lint
+
+asan: ## every test again with AddressSanitizer and UndefinedBehaviorSanitizer
+	@scripts/install-deps all
+	@$(MAKE) --no-print-directory SANITIZE=address,undefined CFLAGS='-O1 -g' build-san/bin/flowd-lua
+	@FLOWD_BIN=build-san/bin/flowd-lua ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
+		scripts/test unit core bpf system fuzz
+
+static: ## one static binary, build-static/bin/flowd-lua, nothing needed beside it
+	@scripts/install-deps build
+	@$(MAKE) --no-print-directory STATIC=1 build-static/bin/flowd-lua
+
+install: build ## copy into $(DESTDIR)$(PREFIX)
+	install -D -m 0755 $(BIN)/flowd-lua $(DESTDIR)$(PREFIX)/sbin/flowd-lua
+	test -e $(DESTDIR)/etc/flowd-lua/conf.lua || install -D -m 0644 conf/flowd.lua $(DESTDIR)/etc/flowd-lua/conf.lua
 
 clean: ## remove everything that was built
 	rm -rf build build-* bin

@@ -29,11 +29,11 @@ typedef __u64 uint64_t;
 
 enum {
 	FLOW_EXPERIMENT_MAX = 511, /* 9 bits of a flow label; 0 = unset */
-	FLOW_ACTIVITY_MAX = 63,    /* 6 bits; 0 = unset */
+	FLOW_ACTIVITY_MAX = 63,	   /* 6 bits; 0 = unset */
 	FLOW_ACTIVITY_DEFAULT = 1,
 	FLOW_APPLICATION_SIZE = 48, /* octets, with the closing NUL */
-	FLOW_ROUTE_ALL = -1,        /* every backend */
-	FLOW_BACKENDS_MAX = 31,     /* bits of a route */
+	FLOW_ROUTE_ALL = -1,	    /* every backend */
+	FLOW_BACKENDS_MAX = 31,	    /* bits of a route */
 	FLOW_SLOT_NONE = -1,
 };
 
@@ -58,7 +58,7 @@ struct flow_key {
 	uint16_t src_port;
 	uint16_t dst_port;
 	uint8_t protocol; /* FLOW_TCP or FLOW_UDP */
-	uint8_t family;   /* 4 or 6 */
+	uint8_t family;	  /* 4 or 6 */
 	uint16_t zero;
 };
 

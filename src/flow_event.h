@@ -10,29 +10,29 @@
 
 /* flow_event.flags */
 enum {
-	EVENT_HAS_BYTES = 1 << 0,  /* bytes_sent, bytes_received are known */
-	EVENT_KNOWN = 1 << 1,      /* the flow was open before this event */
-	EVENT_DECIDED = 1 << 2,    /* tag and route come from the flow: no rules */
-	EVENT_DROPPED = 1 << 3,    /* a rule said drop */
-	EVENT_DELIVER = 1 << 4,    /* backends act on it (set by flow_table_commit) */
-	EVENT_REOPENED = 1 << 5,   /* an end for the same 5-tuple precedes it in the batch */
+	EVENT_HAS_BYTES = 1 << 0, /* bytes_sent, bytes_received are known */
+	EVENT_KNOWN = 1 << 1,	  /* the flow was open before this event */
+	EVENT_DECIDED = 1 << 2,	  /* tag and route come from the flow: no rules */
+	EVENT_DROPPED = 1 << 3,	  /* a rule said drop */
+	EVENT_DELIVER = 1 << 4,	  /* backends act on it (set by flow_table_commit) */
+	EVENT_REOPENED = 1 << 5,  /* an end for the same 5-tuple precedes it in the batch */
 };
 
 struct flow_event {
 	struct flow_key key;
-	uint64_t time_us;        /* when it happened */
-	uint64_t start_us;       /* when the flow began: set by the flow table */
-	uint64_t bytes_sent;     /* by src */
+	uint64_t time_us;	 /* when it happened */
+	uint64_t start_us;	 /* when the flow began: set by the flow table */
+	uint64_t bytes_sent;	 /* by src */
 	uint64_t bytes_received; /* by src */
-	int32_t route;           /* bit N: backend N; FLOW_ROUTE_ALL unless a rule chose */
-	int32_t slot;            /* of the flow table, or FLOW_SLOT_NONE */
-	uint32_t label;          /* 20-bit flow label with the flow's entropy */
-	uint16_t flags;          /* EVENT_* */
-	uint8_t state;           /* enum flow_state */
-	uint8_t activity;        /* 0..63 */
-	uint16_t experiment;     /* 0..511 */
-	uint16_t source;         /* name id of the plugin that emitted it */
-	uint16_t rule;           /* 1-based number of the last rule that set something; 0 = none */
+	int32_t route;		 /* bit N: backend N; FLOW_ROUTE_ALL unless a rule chose */
+	int32_t slot;		 /* of the flow table, or FLOW_SLOT_NONE */
+	uint32_t label;		 /* 20-bit flow label with the flow's entropy */
+	uint16_t flags;		 /* EVENT_* */
+	uint8_t state;		 /* enum flow_state */
+	uint8_t activity;	 /* 0..63 */
+	uint16_t experiment;	 /* 0..511 */
+	uint16_t source;	 /* name id of the plugin that emitted it */
+	uint16_t rule;		 /* 1-based number of the last rule that set something; 0 = none */
 	/* The rule that is running, and what its first assignment overwrote, so
 	 * that a rule which raises leaves no trace in the event. */
 	uint16_t cursor;
@@ -51,7 +51,7 @@ enum { FLOW_BATCH_MAX = 1024 };
 struct flow_batch {
 	uint32_t count;
 	uint32_t spare;
-	uint64_t now_us; /* wall clock when the batch was read */
+	uint64_t now_us;	       /* wall clock when the batch was read */
 	struct flow_event event[1024]; /* FLOW_BATCH_MAX */
 };
 

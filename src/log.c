@@ -67,8 +67,7 @@ static size_t put_prefix(char *line, size_t size, int level)
 
 		gmtime_r(&seconds, &tm);
 		strftime(date, sizeof(date), "%Y-%m-%dT%H:%M:%S", &tm);
-		n += snprintf(line + n, size - (size_t)n, "%s.%06uZ ", date,
-			      (unsigned int)(now % 1000000));
+		n += snprintf(line + n, size - (size_t)n, "%s.%06uZ ", date, (unsigned int)(now % 1000000));
 	}
 	if (!logger.journal)
 		n += snprintf(line + n, size - (size_t)n, "%-5s ", level_names[level]);

@@ -194,7 +194,7 @@ static int handle_active(lua_State *L)
 }
 
 static const luaL_Reg functions[] = {
-	{"after", loop_after}, {"every", loop_every}, {"fd", loop_fd},     {"signal", loop_signal},
+	{"after", loop_after}, {"every", loop_every}, {"fd", loop_fd},	   {"signal", loop_signal},
 	{"run", loop_run},     {"turn", loop_turn},   {"stop", loop_stop}, {NULL, NULL},
 };
 
