@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- busted output handler: dots while it runs, failures in full, one closing line.
-return function(options)
+return function()
   local busted = require("busted")
   local handler = require("busted.outputHandlers.base")()
   local quiet = os.getenv("SPEC_QUIET")

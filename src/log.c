@@ -74,17 +74,14 @@ static size_t put_prefix(char *line, size_t size, int level)
 	return (size_t)n;
 }
 
-void log_text(int level, const char *text)
+static void put_line(int level, const char *text, size_t length)
 {
 	static const char hex[] = "0123456789abcdef";
 	char line[LINE_SIZE];
-	size_t n;
+	size_t n = put_prefix(line, sizeof(line), level);
 
-	if (!log_enabled(level))
-		return;
-	n = put_prefix(line, sizeof(line), level);
-	for (const char *p = text; *p && n < sizeof(line) - 5; p++) {
-		unsigned char ch = (unsigned char)*p;
+	for (size_t i = 0; i < length && n < sizeof(line) - 5; i++) {
+		unsigned char ch = (unsigned char)text[i];
 
 		if (ch >= 0x20 && ch != 0x7f) {
 			line[n++] = (char)ch;
@@ -104,6 +101,24 @@ void log_text(int level, const char *text)
 	 * can be done when standard error itself fails. */
 	while (write(STDERR_FILENO, line, n) < 0 && errno == EINTR)
 		;
+}
+
+void log_text(int level, const char *text)
+{
+	if (log_enabled(level))
+		put_line(level, text, strlen(text));
+}
+
+void log_lines(int level, const char *text)
+{
+	if (!log_enabled(level))
+		return;
+	while (*text) {
+		size_t length = strcspn(text, "\n");
+
+		put_line(level, text, length);
+		text += length + (text[length] == '\n');
+	}
 }
 
 static void log_va(int level, uint32_t suppressed, const char *format, va_list args)

@@ -34,6 +34,9 @@ FFI_EXPORT bool log_enabled(int level);
 /* Write text as it is: for callers that formatted it already (Lua). */
 FFI_EXPORT void log_text(int level, const char *text);
 
+/* Write each line of text as a message of its own: for tracebacks. */
+FFI_EXPORT void log_lines(int level, const char *text);
+
 /* True when a message may pass now; counts it as suppressed otherwise. When true,
  * *suppressed is how many were held back since the last one that passed. */
 FFI_EXPORT bool log_limit_pass(struct log_limit *limit, uint32_t *suppressed);

@@ -41,8 +41,12 @@ int lua_call_logged(lua_State *L, int arguments, const char *what)
 	if (status != 0) {
 		const char *message = lua_tostring(L, -1);
 
-		log_limited(&limit, LOG_LEVEL_ERROR, "%s: %s", what,
-			    message ? message : "(error object is no string)");
+		uint32_t suppressed;
+
+		if (log_limit_pass(&limit, &suppressed)) {
+			log_error("%s: a callback raised (%u others held back):", what, suppressed);
+			log_lines(LOG_LEVEL_ERROR, message ? message : "(error object is no string)");
+		}
 		lua_pop(L, 1);
 	}
 	assert(lua_gettop(L) == base);

@@ -13,7 +13,8 @@ Context.__index = Context
 local context = {}
 
 --- A context for one instance.
----@param fields table name, kind ("plugin" or "backend"), options; daemon services: batch, state, source_id, route_bit, run_batch, emit, registry, daemon_uid
+---@param fields table name, kind ("plugin" or "backend"), options, and the daemon's services:
+---  batch, state, source_id, route_bit, run_batch, emit, registry
 function context.new(fields)
   fields.handles = {}
   return setmetatable(fields, Context)
@@ -29,7 +30,7 @@ end
 --- A named counter; add to its field `value`.
 ---@param base string "flowd_…_total"
 ---@param labels? table<string, string>
-function Context:counter(base, labels) return counters.get(base, labels) end
+function Context:counter(base, labels) return counters.get(base, labels) end -- luacheck: ignore 212
 
 --- Tie a handle (something with a close method) to the plugin's life.
 ---@generic T

@@ -19,7 +19,7 @@ function log.write(level, format, ...)
   local number = numbers[level] or error("log: unknown level " .. tostring(level), 2)
   if not api.log_enabled(number) then return end
   local text = select("#", ...) > 0 and format:format(...) or format
-  for line in text:gmatch("[^\n]+") do api.log_text(number, line) end
+  api.log_lines(number, text)
 end
 
 for level in pairs(numbers) do
