@@ -1,0 +1,111 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- Counters by name and labels, and what each of them means.
+--
+--     local counter = require("flowd.counters").get
+--     local refused = counter("flowd_lines_refused_total", { plugin = "pipe", reason = "too_long" })
+--     refused.value = refused.value + 1
+--
+-- The handle stays valid for the process's life: get it once, keep it in a local.
+local ffi = require("ffi")
+local bit = require("bit")
+local api = require("flowd.api")
+
+local counters = {}
+
+--- Help text of every base name, for `stats` and the Prometheus exposition. A counter without
+--- a line here fails spec/unit/counters_spec.lua. Sorted by name.
+---@type table<string, string>
+counters.help = {
+  flowd_counters_overflow_total = "Increments of counters for which the table of names had no room.",
+  flowd_modules_failed = "Plugins and backends that are configured and did not start.",
+}
+
+local name_max = ffi.C.COUNTER_NAME_SIZE - 1
+local shortest = 16 -- octets to which a label value may be cut
+
+--- A short, stable fingerprint: keeps shortened label values apart.
+local function fingerprint(text)
+  local h = 5381
+  for i = 1, #text do h = bit.tobit(h * 33 + text:byte(i)) end
+  return bit.tohex(h)
+end
+
+local escapes = { ["\\"] = "\\\\", ['"'] = '\\"', ["\n"] = "\\n" }
+
+local function escape(value)
+  -- Other control characters have no escape in the exposition format.
+  return (value:gsub('[\\"\n]', escapes):gsub("%c", "?"))
+end
+
+--- Cut a value at `limit` octets, not inside a UTF-8 sequence, and mark it with its fingerprint.
+local function shorten(value, limit)
+  local keep = math.max(limit - 9, 0)
+  while keep > 0 and value:byte(keep + 1) >= 0x80 and value:byte(keep + 1) < 0xC0 do keep = keep - 1 end
+  return value:sub(1, keep) .. "~" .. fingerprint(value)
+end
+
+local function series(base, keys, values)
+  local parts = {}
+  for i, key in ipairs(keys) do parts[i] = ('%s="%s"'):format(key, escape(values[key])) end
+  return ("%s{%s}"):format(base, table.concat(parts, ","))
+end
+
+--- The Prometheus series of a base name and labels. Labels are sorted by key; a value that
+--- does not fit is shortened and marked with a fingerprint, so that two of them stay apart.
+---@param base string such as "flowd_events_total"
+---@param labels? table<string, string|number|boolean>
+---@return string
+function counters.name(base, labels)
+  if not base:find("^flowd_[a-z0-9_]+$") then
+    error(("counter %q: expected flowd_ and then lower-case letters, digits, underscores"):format(base), 2)
+  end
+  if not labels or next(labels) == nil then return base end
+  local keys, values = {}, {}
+  for key, value in pairs(labels) do
+    if type(key) ~= "string" or not key:find("^[a-z_][a-z0-9_]*$") then
+      error(("counter %s: label %q: expected lower-case letters, digits, underscores"):format(base, tostring(key)), 2)
+    end
+    keys[#keys + 1] = key
+    values[key] = tostring(value)
+  end
+  table.sort(keys)
+  local name = series(base, keys, values)
+  while #name > name_max do
+    local longest = keys[1]
+    for _, key in ipairs(keys) do
+      if #values[key] > #values[longest] then longest = key end
+    end
+    local value = values[longest]
+    if #value <= shortest then break end -- the C side counts it as overflow
+    values[longest] = shorten(value, math.max(#value - (#name - name_max), shortest))
+    name = series(base, keys, values)
+  end
+  return name
+end
+
+--- Find or register a counter. Add to its field `value`.
+---@param base string
+---@param labels? table<string, string|number|boolean>
+---@return { value: integer } counter `struct counter *`
+function counters.get(base, labels)
+  return api.counter_get(counters.name(base, labels))
+end
+
+--- The base name of a series: what stands before its labels.
+---@param name string
+---@return string
+function counters.base(name) return (name:match("^[^{]*")) end
+
+--- Every registered counter, in order of registration.
+---@return fun(): string?, any
+function counters.each()
+  local i = -1
+  return function()
+    i = i + 1
+    local c = api.counter_at(i)
+    if c == nil then return nil end
+    return ffi.string(c.name), c
+  end
+end
+
+return counters
