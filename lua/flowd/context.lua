@@ -14,7 +14,7 @@ local context = {}
 
 --- A context for one instance.
 ---@param fields table name, kind ("plugin" or "backend"), options, and the daemon's services:
----  batch, state, source_id, route_bit, run_batch, emit, registry
+---  batch, state, source_id, route_bit, run_batch, put (see flowd.emit), registry
 function context.new(fields)
   fields.handles = {}
   return setmetatable(fields, Context)
@@ -31,6 +31,14 @@ end
 ---@param base string "flowd_…_total"
 ---@param labels? table<string, string>
 function Context:counter(base, labels) return counters.get(base, labels) end -- luacheck: ignore 212
+
+--- Hand an event to the pipeline; it runs with others at the end of the loop's turn.
+---@param event table state, protocol, src, src_port, dst, dst_port; experiment, activity (id or name),
+---  application, time (seconds of UNIX time), bytes_sent, bytes_received where known
+function Context:emit(event)
+  local ok, message = self.put(self.source_id, event)
+  if not ok then error(message, 2) end
+end
 
 --- Tie a handle (something with a close method) to the plugin's life.
 ---@generic T

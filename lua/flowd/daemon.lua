@@ -71,7 +71,7 @@ function Daemon:start_instance(kind, name, route_bit)
     batch = self.batch, state = self.state, registry = self.registry,
     source_id = api.state_name_id(self.state, name),
     run_batch = self.run_batch,
-    emit = function(ctx, event) return self.put(ctx.source_id, event) end,
+    put = self.put,
   })
   local instance, message = plugins.start(module, ctx)
   if instance then

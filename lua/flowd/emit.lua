@@ -24,7 +24,7 @@ local known = {
 
 local function bad(field, value, expected)
   error(("event.%s: expected %s, got %s"):format(field, expected,
-    type(value) == "string" and ("%q"):format(value) or tostring(value)), 4)
+    type(value) == "string" and ("%q"):format(value) or tostring(value)), 0)
 end
 
 local function check_integer(event, field, min, max)
@@ -43,8 +43,9 @@ local function set_address(event, field, out)
 end
 
 local function fill(registry, event, out)
+  if type(event) ~= "table" then error("event: expected a table, got " .. type(event), 0) end
   for field in pairs(event) do
-    if not known[field] then error(("event: unknown field '%s'"):format(tostring(field)), 3) end
+    if not known[field] then error(("event: unknown field '%s'"):format(tostring(field)), 0) end
   end
   out.state = states[event.state] or bad("state", event.state, "start, ongoing or end")
   local key = out.key
@@ -58,12 +59,12 @@ local function fill(registry, event, out)
 
   if event.experiment ~= nil and event.experiment ~= 0 then
     local id, message = registry:experiment_id(event.experiment)
-    if not id then error("event.experiment: " .. message, 3) end
+    if not id then error("event.experiment: " .. message, 0) end
     out.experiment = id
   end
   if event.activity ~= nil and event.activity ~= 0 then
     local id, message = registry:activity_id(out.experiment, event.activity)
-    if not id then error("event.activity: " .. message, 3) end
+    if not id then error("event.activity: " .. message, 0) end
     out.activity = id
   end
   if event.application ~= nil then
@@ -84,7 +85,7 @@ end
 --- An inbox that collects events and runs them as batches.
 ---@param registry table names of experiments and activities
 ---@param run fun(batch: ffi.cdata*) the pipeline; never entered from within itself
----@return fun(source_id: integer, event: table) put raises on a bad field, at the caller's line
+---@return fun(source_id: integer, event: table): boolean|nil, string? put true, or nil and what is wrong
 ---@return fun() flush runs what is waiting now
 function emit.inbox(registry, run)
   local batches = {} -- all but the last one are full
@@ -97,13 +98,13 @@ function emit.inbox(registry, run)
     while batches[1] do
       local batch = table.remove(batches, 1)
       batch.now_us = api.clock_realtime_us()
-      run(batch)
+      -- A batch is empty when its only event was refused.
+      if batch.count > 0 then run(batch) end
     end
     running = false
   end
 
   local function put(source_id, event)
-    if type(event) ~= "table" then error("event: expected a table, got " .. type(event), 3) end
     local batch = batches[#batches]
     if not batch or batch.count == BATCH_MAX then
       batch = ffi.new("struct flow_batch")
@@ -113,12 +114,14 @@ function emit.inbox(registry, run)
     ffi.fill(out, ffi.sizeof("struct flow_event"))
     out.route, out.slot, out.source = -1, -1, source_id
     out.time_us = api.clock_realtime_us()
-    fill(registry, event, out)
+    local ok, message = pcall(fill, registry, event, out)
+    if not ok then return nil, message end
     batch.count = batch.count + 1
     if not scheduled then
       scheduled = true
       loop.after(0, flush)
     end
+    return true
   end
 
   return put, flush
