@@ -1,0 +1,289 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- IP addresses and sets of prefixes, as rules see them.
+--
+-- An address is a value: four 32-bit words in a plain table, so that LuaJIT need not make
+-- the table at all when it lives no longer than an expression (`flow.src:within(set)`).
+-- C memory is never handed out: a set keeps its prefix map in a closure.
+local ffi = require("ffi")
+local api = require("flowd.api")
+
+local parse, format = api.address_parse, api.address_format
+local find = api.prefix_map_find
+
+---@class flowd.Address
+---@field family 4|6
+local Address = {}
+local methods = {}
+
+---@class flowd.PrefixSet
+---@field contains fun(self: flowd.PrefixSet, address: flowd.Address|string): boolean
+
+local addresses = {}
+
+-- The address a C function is called with.
+local scratch = ffi.new("struct flow_address")
+local text = ffi.new("char[?]", ffi.C.ADDRESS_TEXT_SIZE)
+-- What octets 8 to 11 are in an IPv4-mapped address, as a word of this machine.
+local mapped_word = ffi.abi("le") and 0xffff0000 or 0x0000ffff
+
+--- An address from its four words (struct flow_address).
+---@return flowd.Address
+local function new(word0, word1, word2, word3)
+  return setmetatable({ word0, word1, word2, word3 }, Address)
+end
+addresses.new = new
+
+local function describe(value)
+  if type(value) == "string" then return ("%q"):format(value) end
+  return type(value) == "nil" and "nil" or "a " .. type(value)
+end
+
+local function load_words(address)
+  local words = scratch.word
+  words[0], words[1], words[2], words[3] = address[1], address[2], address[3], address[4]
+end
+
+-- Put an address value or its text into `scratch`.
+local function load(address, level)
+  if type(address) == "table" and type(address[4]) == "number" then return load_words(address) end
+  if type(address) ~= "string" or parse(address, #address, scratch) < 0 then
+    error(("expected an IP address; got %s"):format(describe(address)), level + 1)
+  end
+end
+
+--- Read an address from text.
+---@param address string
+---@return flowd.Address? address, string? message
+function addresses.parse(address)
+  if type(address) ~= "string" or parse(address, #address, scratch) < 0 then
+    return nil, ("expected an IP address; got %s"):format(describe(address))
+  end
+  local words = scratch.word
+  return new(words[0], words[1], words[2], words[3])
+end
+
+-- The address of `scratch` as text.
+local function scratch_text() return ffi.string(text, format(scratch, text)) end
+
+--- Read a prefix ("2001:db8::/32", "192.0.2.0/24", or an address: one host) into `scratch`.
+---@param prefix any
+---@return integer? bits 0..128, IPv4 counted from 96
+---@return string? message
+local function parse_prefix(prefix)
+  if type(prefix) ~= "string" then return nil, ("expected a prefix such as \"2001:db8::/32\"; got %s"):format(describe(prefix)) end
+  local host, length = prefix:match("^([^/]*)/(%d%d?%d?)$")
+  host = host or prefix
+  local family = parse(host, #host, scratch)
+  if family < 0 then return nil, ("expected a prefix such as \"2001:db8::/32\"; got %q"):format(prefix) end
+  -- IPv4-mapped text may give the length either way round: only the dotted form is unambiguous.
+  local most = family == 4 and not host:find(":", 1, true) and 32 or 128
+  local bits = tonumber(length or most)
+  if bits > most then return nil, ("prefix %q: expected a length of 0 to %d; got %d"):format(prefix, most, bits) end
+  return bits + 128 - most
+end
+
+-- Add to a prefix map; a message when that is refused.
+local function add_prefix(map, prefix, value)
+  local bits, message = parse_prefix(prefix)
+  if not bits then return message end
+  if api.prefix_map_add(map, scratch, bits, value) == 0 then return nil end
+  api.prefix_mask(scratch, bits)
+  if api.prefix_map_add(map, scratch, bits, value) ~= 0 then return ("prefix %q: out of memory"):format(prefix) end
+  return ("prefix %q has bits set beyond its length — did you mean \"%s/%s\"?")
+    :format(prefix, scratch_text(), prefix:match("/(%d+)$"))
+end
+
+--- A prefix map from `entries`, an array of { prefix, value }. What it returns is C memory: never
+--- hand it to a rule. The second result anchors it.
+---@param entries { [1]: string, [2]: integer }[]
+---@return ffi.cdata*? pointer, any anchor_or_messages
+function addresses.build_map(entries)
+  local map = ffi.gc(api.prefix_map_new(), api.prefix_map_free)
+  if map == nil then return nil, { "out of memory" } end
+  local messages = {}
+  for _, entry in ipairs(entries) do messages[#messages + 1] = add_prefix(map, entry[1], entry[2]) end
+  if #messages > 0 then return nil, messages end
+  local clash = ffi.new("uint32_t[2]")
+  local status = api.prefix_map_build(map, clash, clash + 1)
+  if status == 0 then return ffi.cast("const struct prefix_map *", map), map end
+  local EEXIST = 17
+  if status ~= -EEXIST then return nil, { "out of memory" } end
+  return nil, { ("prefix %q is the same as %q, with another value"):format(entries[clash[1] + 1][1], entries[clash[0] + 1][1]) }
+end
+
+--- The value that a prefix map has for an address (a value or text); 0 for none.
+---@param pointer ffi.cdata* from build_map
+---@param address flowd.Address|string
+function addresses.find(pointer, address)
+  load(address, 3)
+  return find(pointer, scratch)
+end
+
+-- ---- sets -------------------------------------------------------------------
+
+-- Set -> array of its prefixes as text: for sets made of sets.
+local members = setmetatable({}, { __mode = "k" })
+
+local function gather(what, into, messages)
+  if type(what) == "string" then
+    into[#into + 1] = { what, 1 }
+  elseif members[what] then
+    for _, prefix in ipairs(members[what]) do into[#into + 1] = { prefix, 1 } end
+  elseif type(what) == "table" then
+    for key in pairs(what) do
+      if type(key) ~= "number" then
+        messages[#messages + 1] = ("expected a list of prefixes; got the key %s"):format(describe(key))
+      end
+    end
+    for _, item in ipairs(what) do gather(item, into, messages) end
+  else
+    messages[#messages + 1] = ("expected a prefix, a list or a set of prefixes; got %s"):format(describe(what))
+  end
+end
+
+--- A set of prefixes as C sees it: for generated code.
+---@param what string|table prefix, list, set, or lists of these
+---@return ffi.cdata*? pointer, any anchor_or_messages, string[]? prefixes
+function addresses.build_set(what)
+  local entries, messages = {}, {}
+  gather(what, entries, messages)
+  if #messages > 0 then return nil, messages end
+  local pointer, anchor = addresses.build_map(entries)
+  if not pointer then return nil, anchor end
+  local list = {}
+  for i, entry in ipairs(entries) do list[i] = entry[1] end
+  return pointer, anchor, list
+end
+
+local function new_set(what)
+  local pointer, anchor, list = addresses.build_set(what)
+  if not pointer then return nil, anchor end
+  local function contains(_, address)
+    if type(address) == "table" and type(address[4]) == "number" then
+      load_words(address)
+    else
+      load(address, 2)
+    end
+    return find(pointer, scratch) ~= 0
+  end
+  local set = setmetatable({}, {
+    __index = { contains = contains },
+    __newindex = function() error("a set of prefixes cannot be changed", 2) end,
+    __tostring = function() return ("prefixes{%s}"):format(table.concat(list, ", ")) end,
+    __metatable = false,
+    anchor = anchor,
+  })
+  members[set] = list
+  return set
+end
+
+--- A set of prefixes: `flowd.prefixes{ "192.0.2.0/24", "2001:db8::/32" }`. Items may be sets.
+---@param list string|flowd.PrefixSet|table
+---@return flowd.PrefixSet
+function addresses.prefixes(list)
+  local set, messages = new_set(list)
+  if not set then error(table.concat(messages, "; "), 2) end
+  return set
+end
+
+-- Sets written as text in a rule (`flow.src:within("10.0.0.0/8")`) are made once. A rule
+-- that makes up ever new texts does not fill the memory.
+local memo, memo_count, MEMO_MAX = {}, 0, 10000
+
+local function memorise(prefix, level)
+  local set, messages = new_set(prefix)
+  if not set then error(table.concat(messages, "; "), level + 1) end
+  if memo_count == MEMO_MAX then memo, memo_count = {}, 0 end
+  memo[prefix], memo_count = set, memo_count + 1
+  return set
+end
+
+-- ---- values -----------------------------------------------------------------
+
+--- Is the address in a set (flowd.prefixes), a prefix ("2001:db8::/32"), or one of a list of these?
+---@param what flowd.PrefixSet|string|table
+---@return boolean
+function methods.within(self, what)
+  if type(what) == "string" then
+    return (memo[what] or memorise(what, 2)):contains(self)
+  elseif type(what) ~= "table" then
+    error(("within: expected a prefix, a list or a set of prefixes; got %s"):format(describe(what)), 2)
+  end
+  local first = what[1]
+  if first == nil then
+    -- A set, or an empty list.
+    local contains = what.contains
+    return contains ~= nil and contains(what, self)
+  elseif type(first) == "number" then
+    error("within: expected prefixes; got an address: compare addresses with ==", 2)
+  end
+  for i = 1, #what do
+    if methods.within(self, what[i]) then return true end
+  end
+  return false
+end
+
+-- IANA's special-purpose registries (RFC 6890 and its successors): what is not globally
+-- reachable, and what inside of it is again.
+local PRIVATE, SPECIAL, GLOBAL = 1, 2, 3
+local special = {
+  [PRIVATE] = { "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "169.254.0.0/16",
+    "100.64.0.0/10", "fc00::/7", "fe80::/10", "::1/128" },
+  [SPECIAL] = { "0.0.0.0/8", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24",
+    "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4", "::/128", "64:ff9b:1::/48", "100::/64", "2001::/23",
+    "2001:db8::/32", "3fff::/20", "5f00::/16", "fec0::/10", "ff00::/8" },
+  [GLOBAL] = { "192.0.0.9/32", "192.0.0.10/32", "2001:1::1/128", "2001:1::2/128", "2001:1::3/128", "2001:3::/32",
+    "2001:4:112::/48", "2001:20::/28", "2001:30::/28" },
+}
+local special_map, special_anchor
+do
+  local entries = {}
+  for class, list in pairs(special) do
+    for _, prefix in ipairs(list) do entries[#entries + 1] = { prefix, class } end
+  end
+  special_map, special_anchor = addresses.build_map(entries)
+  assert(special_map, special_anchor)
+  addresses.anchor = special_anchor
+end
+
+--- Private, shared, link-local or loopback (RFC 1918, 4193, 6598, 3927, 4291).
+---@return boolean
+function methods.is_private(self)
+  load_words(self)
+  return find(special_map, scratch) == PRIVATE
+end
+
+--- Reachable from anywhere: neither private nor otherwise special (IANA's registries), nor multicast.
+---@return boolean
+function methods.is_global(self)
+  load_words(self)
+  local class = find(special_map, scratch)
+  return class == 0 or class == GLOBAL
+end
+
+function Address.__index(self, key)
+  if key == "family" then
+    return self[1] == 0 and self[2] == 0 and self[3] == mapped_word and 4 or 6
+  end
+  local method = methods[key]
+  if method == nil and type(key) ~= "number" then
+    error(("an address has no field %s (it has family, within, is_private, is_global)"):format(describe(key)), 2)
+  end
+  return method
+end
+
+function Address.__newindex() error("an address cannot be changed", 2) end
+
+function Address.__eq(a, b)
+  return a[1] == b[1] and a[2] == b[2] and a[3] == b[3] and a[4] == b[4]
+end
+
+function Address.__tostring(self)
+  load_words(self)
+  return scratch_text()
+end
+
+function Address.__concat(a, b) return tostring(a) .. tostring(b) end
+Address.__metatable = false
+
+return addresses
