@@ -60,6 +60,8 @@ LDLIBS   += $(shell $(PKG_CONFIG) $(PKG_FLAGS) --libs $(LIBS) 2>/dev/null) -lm -
 ALL_LDFLAGS = -Wl,-E -Wl,-z,relro,-z,now $(LDFLAGS)
 ifeq ($(STATIC),1)
 ALL_LDFLAGS += -static
+# The name service switch loads libraries: not from a static binary.
+CPPFLAGS += -DFLOWD_STATIC
 endif
 ifneq ($(SANITIZE),)
 ALL_CFLAGS += -fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all
