@@ -17,7 +17,18 @@ local counters = {}
 ---@type table<string, string>
 counters.help = {
   flowd_counters_overflow_total = "Increments of counters for which the table of names had no room.",
+  flowd_events_dropped_total = "Events that a rule dropped, and those of flows that never opened because of it.",
+  flowd_events_unmapped_total = "Events whose experiment was still unset after the rules: sent to no backend.",
+  flowd_flows_adopted_total = "Open flows taken over from the daemon before.",
+  flowd_flows_end_without_start_total = "Ends of flows that were not open: reported with start-time = end-time.",
+  flowd_flows_ended_total = "Flows that ended.",
+  flowd_flows_not_adopted_total = "Flows found in the state file and not taken over, by reason.",
+  flowd_flows_open = "Flows that are open now.",
+  flowd_flows_refused_total = "Starts refused because the flow could not be stored, by reason.",
+  flowd_flows_started_total = "Flows that were opened.",
+  flowd_inputs_refused_total = "Input buffers that could not be had in the state file.",
   flowd_modules_failed = "Plugins and backends that are configured and did not start.",
+  flowd_state_damaged_total = "Parts of the state file that were found damaged and given up.",
 }
 
 local name_max = ffi.C.COUNTER_NAME_SIZE - 1

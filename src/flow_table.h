@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * flow_table.h - the open flows, by 5-tuple.
+ *
+ * A flow is one slot of the state file (state.h): its tag, entropy, times, route
+ * and counters survive a killed daemon. The index, seeded and in anonymous memory, is
+ * rebuilt when the file is opened. Lookup, insert and delete take the same time at
+ * any fill; a full table refuses the start, counts and logs it, and evicts nothing.
+ *
+ * A batch of events passes four steps, one call each:
+ *
+ *   resolve   before the rules: finds each event's flow or reserves a slot for it
+ *   (rules decide tag and route of events that are not DECIDED)
+ *   commit    writes the decisions down and says which events are delivered
+ *   (backends act)
+ *   release   frees the flows that ended
+ *
+ * Inside a batch order counts: start, end, start of one 5-tuple are two flows, and the
+ * end has the first one's tag. What a process leaves when it is killed between two
+ * instructions is either the flow as it was or as it became. A flow that
+ * ended keeps its slot until the next batch begins: when the input of the last batch
+ * is read again after a crash, its end still finds the flow's start time.
+ *
+ * Counters: flowd_flows_*, flowd_events_dropped_total, flowd_events_unmapped_total.
+ */
+#ifndef FLOW_TABLE_H
+#define FLOW_TABLE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "ffi_export.h"
+#include "flow_abi.h"
+#include "flow_event.h"
+
+/* flow_slot.commit: its life as seen by the next process. Odd patterns, so that
+ * damage is not taken for one of them. */
+enum {
+	FLOW_SLOT_FREE = 0,
+	FLOW_SLOT_OPEN = 0x4E45504F,  /* "OPEN" */
+	FLOW_SLOT_ENDED = 0x53444E45, /* "ENDS": delivered, kept until the next batch */
+};
+
+/* flow_slot.phase, bits: what the batch in hand does with it. Means nothing to the next process. */
+enum {
+	FLOW_PHASE_DROPPED = 1,  /* its start was dropped by a rule */
+	FLOW_PHASE_UNMAPPED = 2, /* its start got no experiment */
+	FLOW_PHASE_ENDING = 4,   /* an end was found */
+};
+
+/* Three cache lines. Order: what look-ups need, what an end needs, what backends print. */
+struct flow_slot {
+	uint32_t commit; /* FLOW_SLOT_*: written last */
+	uint32_t hash;   /* of the key, under this process's seed */
+	uint64_t id;     /* grows with each flow; never 0, never used again */
+	struct flow_key key;
+	uint32_t label; /* 20 bits, with the flow's entropy */
+	int32_t route;  /* bit N: backend N */
+
+	uint64_t start_us;
+	uint64_t seen_us; /* last event */
+	uint64_t bytes_sent;
+	uint64_t bytes_received;
+	uint64_t socket_cookie; /* 0 = not known */
+	uint16_t experiment;    /* 1..511 */
+	uint8_t activity;       /* 1..63 */
+	uint8_t phase;          /* FLOW_PHASE_* */
+	uint16_t source;        /* name id of the plugin */
+	uint16_t rule;          /* as in flow_event */
+	uint32_t uid;           /* reserved: owner of the socket */
+	uint32_t pid;
+	uint32_t lease; /* reserved: seconds */
+	uint32_t spare;
+
+	char application[48]; /* FLOW_APPLICATION_SIZE; NUL-terminated */
+	char comm[16];        /* reserved */
+};
+
+struct state;
+struct flow_table;
+
+/* Build the index; take over the open flows that the state file holds. Slots that do not
+ * validate are freed, counted and logged. NULL when there is no memory. `s` is borrowed and must
+ * outlive the table. */
+FFI_EXPORT struct flow_table *flow_table_open(struct state *s);
+
+/* The flows stay in the state file. NULL is allowed. */
+FFI_EXPORT void flow_table_close(struct flow_table *t);
+
+/* Give each event its flow, in order:
+ * - start: the open flow (KNOWN; start_us and label are its) or a new slot with fresh entropy;
+ *   REOPENED when an end for the same 5-tuple stands before it in the batch.
+ * - ongoing: as an end when the flow is open, as a start when it is not.
+ * - end of an open flow: KNOWN, DECIDED; the 5-tuple is free for the next start.
+ * - end of any other: no slot; start_us = time_us.
+ * - no room: no slot; DECIDED and DROPPED; counted in flowd_flows_refused_total.
+ * Sets slot, start_us, label and the flags named here; leaves the others. */
+FFI_EXPORT void flow_table_resolve(struct flow_table *t, struct flow_batch *b);
+
+/* Write down what was decided, in order, and set DELIVER on what backends get:
+ * - a dropped start gives its slot back; of an open flow it changes nothing;
+ * - experiment 0 likewise (unmapped); activity 0 becomes 1;
+ * - the flow gets tag, route & known_backends, label, application (unless the event has
+ *   none), source, rule, counters (when the event has them);
+ * - an end or ongoing event of an open flow gets tag, route, label, start_us, rule and,
+ *   if it has none, application from the flow; it is dropped when the flow's start was. */
+FFI_EXPORT void flow_table_commit(struct flow_table *t, struct flow_batch *b, uint32_t known_backends);
+
+/* The backends are done: free the flows that ended in the batch. */
+FFI_EXPORT void flow_table_release(struct flow_table *t, struct flow_batch *b);
+
+/* Fill `b` with ends (KNOWN, DECIDED, DELIVER; time_us = now) of open flows, at most
+ * FLOW_BATCH_MAX. Returns how many; 0 when no flow is open. Follow each call by backends and
+ * release. */
+FFI_EXPORT uint32_t flow_table_drain(struct flow_table *t, struct flow_batch *b);
+
+/* After a crash: the input that was not consumed has been read again. Flows that had
+ * ended before the crash, kept for it, are freed. Until then an end that comes again finds
+ * its start time. Without unconsumed input flow_table_open() does this itself. */
+FFI_EXPORT void flow_table_settle(struct flow_table *t);
+
+/* Slot number of an open flow, or FLOW_SLOT_NONE. */
+FFI_EXPORT int32_t flow_table_find(const struct flow_table *t, const struct flow_key *key);
+
+/* Borrowed; valid until the flow ends. NULL when the number is no open flow's. */
+FFI_EXPORT const struct flow_slot *flow_table_slot(const struct flow_table *t, int32_t slot);
+
+/* Open flows; between resolve and commit also those whose start is not decided. */
+FFI_EXPORT uint32_t flow_table_count(const struct flow_table *t);
+
+/* The next open flow's slot number, from `from` on; FLOW_SLOT_NONE behind the last. Flows that
+ * start or end meanwhile may or may not be met. */
+FFI_EXPORT int32_t flow_table_next(const struct flow_table *t, int32_t from);
+
+/* Octets of memory and file in use: reserved slots, index, free list. */
+FFI_EXPORT uint64_t flow_table_memory(const struct flow_table *t);
+
+#endif

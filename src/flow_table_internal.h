@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * flow_table_internal.h - for the flow_table*.c files only.
+ *
+ * A slot's life: free -> reserved (in the index; commit still FREE) -> open -> ending (a batch
+ * has its end; still in the index until the release or until a new flow of the same 5-tuple takes
+ * the entry over) -> ended (in `limbo` until the next batch) -> free.
+ */
+#ifndef FLOW_TABLE_INTERNAL_H
+#define FLOW_TABLE_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "counter.h"
+#include "flow_table.h"
+#include "flow_table_index.h"
+#include "state.h"
+
+struct flow_table {
+	struct state *state;
+	struct state_header *header;
+	struct flow_slot *slots;
+	struct flow_index index;
+
+	/* Slots that were used and are free, the next one on top. */
+	uint32_t *free;
+	uint32_t free_count;
+	uint32_t free_size;
+
+	uint32_t flows_max;
+	uint32_t live; /* 5-tuples taken: open or reserved, not ending */
+	uint64_t random;
+
+	/* The batch in hand. Each event adds at most one to each list. */
+	uint32_t hash[FLOW_BATCH_MAX];
+	uint32_t reserved[FLOW_BATCH_MAX];
+	uint32_t ending[FLOW_BATCH_MAX];
+	uint32_t stray[FLOW_BATCH_MAX]; /* hashes of ends that found no flow */
+	uint32_t reserved_count;
+	uint32_t ending_count;
+	uint32_t stray_count;
+	/* Flows that the batch before ended. */
+	uint32_t limbo[FLOW_BATCH_MAX];
+	uint32_t limbo_count;
+
+	uint32_t drain_from;
+
+	/* Adopted flows that had ended, by id, until flow_table_settle(). */
+	uint32_t *ended;
+	uint32_t ended_count;
+
+	/* The last label made: neighbours in a batch mostly have the same tag. */
+	uint32_t label;
+	uint16_t label_experiment;
+	uint8_t label_activity;
+
+	struct counter *gauge_open;
+	struct counter *started;
+	struct counter *ended_total;
+	struct counter *strays;
+	struct counter *dropped;
+	struct counter *unmapped;
+	struct counter *refused_full;
+	struct counter *refused_space;
+	struct counter *adopted;
+	struct counter *damaged;
+	struct counter *duplicate;
+};
+
+/* Only the order of this process's stores counts: the next process sees the
+ * file as it was when the kill came. */
+static inline void flow_table_fence(void)
+{
+	atomic_signal_fence(memory_order_seq_cst);
+}
+
+static inline void flow_table_push_free(struct flow_table *t, uint32_t slot)
+{
+	t->slots[slot].commit = FLOW_SLOT_FREE;
+	t->slots[slot].phase = 0;
+	t->free[t->free_count++] = slot;
+}
+
+/* Slots of the last batch's ends become free. */
+static inline void flow_table_empty_limbo(struct flow_table *t)
+{
+	for (uint32_t i = 0; i < t->limbo_count; i++)
+		flow_table_push_free(t, t->limbo[i]);
+	t->limbo_count = 0;
+}
+
+/* Fill index, free list and `ended` from the slots in the file. 0 or -ENOMEM. */
+int flow_table_adopt(struct flow_table *t);
+
+/* The oldest adopted flow of that key that had ended and has an id below `id`; the caller
+ * takes it over. FLOW_SLOT_NONE when there is none. */
+int32_t flow_table_take_ended(struct flow_table *t, const struct flow_key *key, uint32_t hash, uint64_t id);
+
+#endif
