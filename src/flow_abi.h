@@ -62,4 +62,17 @@ struct flow_key {
 	uint16_t zero;
 };
 
+/* What the marker did with a packet: its counters. */
+enum marker_packet {
+	MARKER_MARKED,	   /* of a marked flow: the label was written */
+	MARKER_MISSED,	   /* TCP or UDP over IPv6, of no marked flow */
+	MARKER_NOT_IPV6,   /* the rest is left alone too, and these are the reasons */
+	MARKER_PROTOCOL,   /* IPv6, but neither TCP nor UDP */
+	MARKER_FRAGMENT,   /* a later fragment: without ports */
+	MARKER_TRUNCATED,  /* ends before its ports */
+	MARKER_EXTENSIONS, /* more extension headers than are walked */
+	MARKER_WRITE,	   /* the kernel refused the write (out of memory) */
+	MARKER_PACKET_KINDS,
+};
+
 #endif

@@ -43,7 +43,6 @@ FFI_EXPORT uint32_t label_entropy(uint32_t label);
  * which only the header before it tells apart. `out` has room for LABEL_HEADER_SIZE octets;
  * next_header is the protocol of what follows. 0, or -EINVAL when an id is out of range.
  */
-FFI_EXPORT int label_header_encode(uint8_t *out, uint8_t next_header, uint32_t experiment,
-				   uint32_t activity);
+FFI_EXPORT int label_header_encode(uint8_t *out, uint8_t next_header, uint32_t experiment, uint32_t activity);
 
 #endif

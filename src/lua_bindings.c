@@ -3,9 +3,11 @@
 
 #include <stddef.h>
 
+#include "lua_json.h"
 #include "lua_loop.h"
 
 const struct lua_binding lua_bindings[] = {
+	{"flowd.json_parser", lua_json_open},
 	{"flowd.loop", lua_loop_open},
 	{NULL, NULL},
 };

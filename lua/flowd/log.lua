@@ -12,6 +12,13 @@ local numbers = { trace = 0, debug = 1, info = 2, warn = 3, error = 4 }
 ---@return integer|nil
 function log.level(name) return numbers[name] end
 
+--- What is logged from here on.
+---@param level "trace"|"debug"|"info"|"warn"|"error" the least urgent
+---@param with_time boolean start each line with the time
+function log.setup(level, with_time)
+  api.log_setup(numbers[level] or error("log: unknown level " .. tostring(level), 2), with_time)
+end
+
 --- Write one message; arguments as string.format. A line break starts a new log line.
 ---@param level "trace"|"debug"|"info"|"warn"|"error"
 ---@param format string

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * headers.h - the one parser of packets: from the first octet that a device sends to the
+ * ports. Bounded, reads only, believes no length.
+ */
+#ifndef HEADERS_H
+#define HEADERS_H
+
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "flow_abi.h"
+
+enum {
+	HEADERS_ETHERNET = 14, /* octets before the network header */
+	HEADERS_NONE = 0,      /* tun, wireguard, ipip, ppp: the packet starts with it */
+
+	HEADERS_TAGS_MAX = 2,	    /* VLAN tags inside the frame: 802.1Q, QinQ */
+	HEADERS_EXTENSIONS_MAX = 8, /* RFC 8200, 4.1 recommends at most 6 before TCP or UDP */
+	HEADERS_IPV6_SIZE = 40,
+};
+
+struct headers_tag {
+	__u16 control;
+	__u16 type;
+};
+
+/* The first half of the fixed header (RFC 8200, 3); the addresses follow. */
+struct headers_ipv6 {
+	__u32 version_class_label;
+	__u16 payload_length;
+	__u8 next;
+	__u8 hop_limit;
+};
+
+struct headers_extension {
+	__u8 next;
+	__u8 length;
+	__u16 fragment; /* of a fragment header: offset in its 13 high bits */
+};
+
+struct headers_ports {
+	__u16 source;
+	__u16 destination;
+};
+
+/* Where things are. Offsets from the first octet. */
+struct headers {
+	__u32 network;
+	__u32 transport;
+	__u32 protocol;		    /* FLOW_TCP or FLOW_UDP */
+	struct headers_ports ports; /* network octet order */
+};
+
+/*
+ * `size` octets at `offset`: in place when they are in the linear part of the packet (headers
+ * nearly always are), else copied to `copy`. NULL when the packet ends before.
+ */
+static __always_inline const void *headers_at(struct __sk_buff *skb, __u32 offset, __u32 size, void *copy)
+{
+	const void *at = (const void *)(long)skb->data + offset;
+
+	if (at + size <= (const void *)(long)skb->data_end)
+		return at;
+	return bpf_skb_load_bytes(skb, offset, copy, size) ? NULL : copy;
+}
+
+static __always_inline bool headers_is_tag(__u16 type)
+{
+	return type == bpf_htons(0x8100) || type == bpf_htons(0x88A8) || type == bpf_htons(0x9100);
+}
+
+/* Where the IPv6 header is. 0, or why there is none: enum marker_packet. */
+static __always_inline int headers_find_ipv6(struct __sk_buff *skb, __u32 link, __u32 *network)
+{
+	__u32 offset = link;
+
+	if (link == HEADERS_ETHERNET) {
+		__u16 type_copy;
+		const __u16 *type = headers_at(skb, link - sizeof(*type), sizeof(*type), &type_copy);
+		__u16 protocol;
+
+		if (!type)
+			return MARKER_TRUNCATED;
+		protocol = *type;
+		for (int i = 0; i < HEADERS_TAGS_MAX && headers_is_tag(protocol); i++) {
+			struct headers_tag copy;
+			const struct headers_tag *tag = headers_at(skb, offset, sizeof(*tag), &copy);
+
+			if (!tag)
+				return MARKER_TRUNCATED;
+			protocol = tag->type;
+			offset += sizeof(*tag);
+		}
+		if (protocol != bpf_htons(0x86DD))
+			return MARKER_NOT_IPV6;
+	}
+	*network = offset;
+	return 0;
+}
+
+/* Octets of an extension header, or 0 when `protocol` is none that is walked. */
+static __always_inline __u32 headers_extension_size(__u32 protocol, const struct headers_extension *header)
+{
+	switch (protocol) {
+	case 0:	 /* hop-by-hop; with the jumbo option in packets of more than 65,535 octets (BIG TCP) */
+	case 43: /* routing */
+	case 60: /* destination options */
+		return (header->length + 1) * 8;
+	case 44: /* fragment */
+		return 8;
+	case 51: /* authentication, RFC 4302 */
+		return (header->length + 2) * 4;
+	}
+	return 0;
+}
+
+/*
+ * Find the ports of TCP or UDP over IPv6. `link` is HEADERS_ETHERNET or HEADERS_NONE.
+ * 0, or the reason why there are none: enum marker_packet.
+ */
+static __always_inline int headers_parse(struct __sk_buff *skb, __u32 link, struct headers *h)
+{
+	struct headers_ipv6 ip_copy;
+	const struct headers_ipv6 *ip;
+	struct headers_ports ports_copy;
+	const struct headers_ports *ports;
+	__u32 protocol, offset;
+	int reason = headers_find_ipv6(skb, link, &h->network);
+
+	if (reason)
+		return reason;
+	ip = headers_at(skb, h->network, sizeof(*ip), &ip_copy);
+	if (!ip)
+		return MARKER_TRUNCATED;
+	if ((*(const __u8 *)ip & 0xF0) != 0x60)
+		return MARKER_NOT_IPV6;
+	protocol = ip->next;
+	offset = h->network + HEADERS_IPV6_SIZE;
+
+	for (int i = 0; protocol != FLOW_TCP && protocol != FLOW_UDP; i++) {
+		struct headers_extension copy;
+		const struct headers_extension *header;
+		__u32 size;
+
+		if (i == HEADERS_EXTENSIONS_MAX)
+			return MARKER_EXTENSIONS;
+		header = headers_at(skb, offset, sizeof(*header), &copy);
+		if (!header)
+			return MARKER_TRUNCATED;
+		size = headers_extension_size(protocol, header);
+		if (!size)
+			return MARKER_PROTOCOL;
+		if (protocol == 44 && header->fragment & bpf_htons(0xFFF8))
+			return MARKER_FRAGMENT;
+		protocol = header->next;
+		offset += size;
+	}
+	ports = headers_at(skb, offset, sizeof(*ports), &ports_copy);
+	if (!ports)
+		return MARKER_TRUNCATED;
+	h->ports = *ports;
+	h->protocol = protocol;
+	h->transport = offset;
+	return 0;
+}
+
+#endif

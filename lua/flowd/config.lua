@@ -1,0 +1,317 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- Load a configuration: trusted file, sandboxed chunk, everything checked, all errors told.
+local bit = require("bit")
+local ffi = require("ffi")
+local api = require("flowd.api")
+local options = require("flowd.options")
+local plugins = require("flowd.plugins")
+local registry = require("flowd.registry")
+local sandbox = require("flowd.config_sandbox")
+local schema = require("flowd.schema")
+local source_lines = require("flowd.source_lines")
+local suggest = require("flowd.suggest")
+
+local config = {}
+
+local FILE_MAX = 64 * 1024 * 1024
+local ERROR_SIZE = 4608
+local GLOB_SIZE = 1024 * 1024
+local ENOENT = 2
+
+---@class flowd.Config
+---@field path string the --conf file
+---@field directory string where it stands: what its relative names of files refer to
+---@field owner integer uid whose files are trusted, besides root's
+---@field values table every option, completed with the defaults
+---@field modules table<string, table<string, table>> by kind and key: the module behind it
+---@field registry flowd.Registry
+---@field rules table[] all rules, those of files in their place
+---@field entries table[] the same as written: { rule = … } or { file = …, rules = … }
+---@field files string[] every file that was read
+
+-- -- files ---------------------------------------------------------------------------------
+
+-- The text of a trusted file, or nil and a message.
+local function read_trusted(path, owner)
+  local message = ffi.new("char[?]", ERROR_SIZE)
+  local size = api.trust_read(path, owner, nil, 0, message, ERROR_SIZE)
+  if size < 0 then return nil, ffi.string(message) end
+  if size > FILE_MAX then return nil, ("%s: larger than %d octets"):format(path, FILE_MAX) end
+  -- One more octet tells a file that grew from one that did not.
+  local buffer = ffi.new("char[?]", size + 1)
+  local got = api.trust_read(path, owner, buffer, size + 1, message, ERROR_SIZE)
+  if got < 0 then return nil, ffi.string(message) end
+  if got > size then return nil, path .. ": changes while it is read" end
+  return ffi.string(buffer, got)
+end
+
+local function directory_of(path)
+  local directory = path:match("^(.*)/[^/]*$")
+  if directory == "" then return "/" end
+  return directory or "."
+end
+
+local function below(directory, path)
+  if path:sub(1, 1) == "/" or directory == "." then return path end
+  return directory .. "/" .. path
+end
+
+--- The paths that match a pattern of glob(7), sorted; a pattern without wildcard gives itself.
+local function glob(pattern)
+  local buffer = ffi.new("char[?]", GLOB_SIZE)
+  local count = api.process_glob(pattern, buffer, GLOB_SIZE)
+  if count == -ENOENT then return {} end
+  if count < 0 then return nil, ("%s: cannot be listed (error %d)"):format(pattern, -count) end
+  local paths, position = {}, buffer
+  for i = 1, count do
+    paths[i] = ffi.string(position)
+    position = position + #paths[i] + 1
+  end
+  return paths
+end
+
+-- -- one load --------------------------------------------------------------------------------
+
+local Loader = {}
+Loader.__index = Loader
+
+-- A problem at a path of the configuration; its line is looked up when all are known.
+function Loader:fail(keys, message, missing)
+  self.problems[#self.problems + 1] = {
+    keys = { unpack(keys) }, message = message, missing = missing, order = #self.problems,
+  }
+end
+
+-- A problem that says itself where it is.
+function Loader:fail_text(text) self.problems[#self.problems + 1] = { text = text, order = #self.problems } end
+
+function Loader:validate(fields, value, keys)
+  local completed, errors = schema.validate(fields, value, { keys = keys, registry = self.registry })
+  for _, e in ipairs(errors) do self:fail(e.keys, e.message, e.missing) end
+  return completed
+end
+
+-- Run a configuration or rule file. Returns true and what it returns, or false and a message.
+function Loader:run_file(path, text)
+  self.files[#self.files + 1] = path
+  local chunk, message = sandbox.load(text, "@" .. path, self.environment)
+  if not chunk then return false, message end
+  local ok, value = xpcall(chunk, function(err)
+    if type(err) ~= "string" then return ("%s: error object is no string (%s)"):format(path, type(err)) end
+    return err
+  end)
+  return ok, value
+end
+
+local function names_of(kind, directories)
+  local names, seen = plugins.builtin(kind), {}
+  for _, directory in ipairs(directories) do
+    for _, path in ipairs(glob(directory .. "/*.lua") or {}) do
+      local name = path:match("([^/]+)%.lua$")
+      if not seen[name] then names[#names + 1], seen[name] = name, true end
+    end
+  end
+  return names
+end
+
+-- One key of `plugins` or `backends`.
+function Loader:load_module(kind, key, section, directories)
+  local keys = { kind, key }
+  local what = kind == "plugins" and "plugin" or "backend"
+  if type(key) ~= "string" then
+    self:fail(keys, ("expected the name of a %s; got %s"):format(what, tostring(key)))
+    return nil
+  end
+  if type(section) ~= "table" then
+    self:fail(keys, ("expected a table of options ({} for all defaults); got %s"):format(tostring(section)))
+    return nil
+  end
+  local name = key
+  if section.use ~= nil then
+    name, keys = section.use, { kind, key, "use" }
+    if type(name) ~= "string" then
+      self:fail(keys, ("expected the name of a %s; got %s"):format(what, tostring(name)))
+      return nil
+    end
+  end
+  local module, message = plugins.find(kind, name, directories, function(path) return self:trusted(path) end)
+  if not module then
+    local names = names_of(kind, directories)
+    if not message then
+      local hint = suggest.hint(name, names)
+      if hint == "" and #names > 0 then hint = "; known are " .. table.concat(names, ", ") end
+      message = ('there is no %s "%s"%s'):format(what, name, hint)
+    end
+    self:fail(keys, message)
+    return nil
+  end
+  return module, self:validate(options.of_module(module), section, { kind, key })
+end
+
+function Loader:trusted(path)
+  local message = ffi.new("char[?]", ERROR_SIZE)
+  if api.trust_check(path, self.owner, message, ERROR_SIZE) == 0 then return true end
+  return nil, ffi.string(message)
+end
+
+function Loader:load_modules(kind)
+  local sections, modules = {}, {}
+  local directories = {}
+  for i, directory in ipairs(self.values[kind == "plugins" and "plugin_dirs" or "backend_dirs"] or {}) do
+    directories[i] = below(self.directory, directory)
+  end
+  local keys = {}
+  for key in pairs(self.values[kind] or {}) do keys[#keys + 1] = key end
+  table.sort(keys, function(a, b) return tostring(a) < tostring(b) end)
+  if kind == "backends" and #keys > ffi.C.FLOW_BACKENDS_MAX then
+    self:fail({ kind }, ("expected at most %d; got %d"):format(ffi.C.FLOW_BACKENDS_MAX, #keys))
+  end
+  for _, key in ipairs(keys) do
+    modules[key], sections[key] = self:load_module(kind, key, self.values[kind][key], directories)
+  end
+  self.values[kind] = sections
+  return modules
+end
+
+function Loader:load_registry()
+  local file = self.values.registry and self.values.registry.file or ""
+  if file ~= "" then
+    local loaded, _, problems = registry.load_file(below(self.directory, file))
+    if loaded then return loaded end
+    for _, problem in ipairs(problems) do self:fail({ "registry", "file" }, problem) end
+  end
+  return registry.load_embedded()
+end
+
+-- The rules of one file name or pattern: appended to config.rules.
+function Loader:load_rule_files(position, pattern, config_rules, entries)
+  local keys = { "rules", position }
+  local path = below(self.directory, pattern)
+  local paths = { path }
+  if path:find("[*?%[]") then
+    local message
+    paths, message = glob(path)
+    if not paths then return self:fail(keys, message) end
+  end
+  for _, file in ipairs(paths) do
+    local text, message = read_trusted(file, self.owner)
+    if not text then
+      self:fail(keys, message)
+    else
+      local ok, value = self:run_file(file, text)
+      if not ok then
+        self:fail_text(tostring(value))
+      elseif sandbox.is_rule(value) then
+        value = { value }
+      elseif type(value) ~= "table" then
+        self:fail_text(("%s: expected the file to return a list of rules; it returned %s"):format(file, type(value)))
+      end
+      if ok and type(value) == "table" then self:add_rule_list(file, value, config_rules, entries) end
+    end
+  end
+end
+
+function Loader:add_rule_list(file, list, config_rules, entries)
+  local entry = { file = file, rules = {} }
+  entries[#entries + 1] = entry
+  for i, rule in ipairs(list) do
+    if sandbox.is_rule(rule) then
+      entry.rules[#entry.rules + 1], config_rules[#config_rules + 1] = rule, rule
+    else
+      self:fail_text(('%s: expected a list of rules; entry %d is a %s, not made by rule "name" …'):format(file, i,
+        type(rule)))
+    end
+  end
+end
+
+function Loader:load_rules()
+  local config_rules, entries = {}, {}
+  for position, item in ipairs(self.values.rules or {}) do
+    if type(item) == "string" then
+      self:load_rule_files(position, item, config_rules, entries)
+    elseif sandbox.is_rule(item) then
+      entries[#entries + 1] = { rule = item }
+      config_rules[#config_rules + 1] = item
+    elseif item then
+      self:fail({ "rules", position }, 'expected rule "name" … or the name of a file of rules; got a table')
+    end
+  end
+  return config_rules, entries
+end
+
+-- Every problem as FILE:LINE: path: message, in the order of the lines.
+function Loader:report()
+  for _, problem in ipairs(self.problems) do
+    if problem.keys then
+      problem.line = self.lines:find(problem.keys)
+      local path = schema.path_text(problem.keys)
+      problem.text = ("%s:%d: %s%s"):format(self.path, problem.line, path ~= "" and path .. ": " or "",
+        problem.message)
+    end
+  end
+  table.sort(self.problems, function(a, b)
+    local line_a, line_b = a.line or math.huge, b.line or math.huge
+    if line_a ~= line_b then return line_a < line_b end
+    return a.order < b.order
+  end)
+  local errors = {}
+  for i, problem in ipairs(self.problems) do errors[i] = problem.text end
+  return errors
+end
+
+-- Everything after the chunk has returned its table.
+function Loader:build(raw)
+  self.values = self:validate(options.global, raw, {}) or {}
+  self.registry = self:load_registry()
+  local result = {
+    path = self.path, directory = self.directory, owner = self.owner, values = self.values,
+    registry = self.registry, files = self.files,
+  }
+  result.modules = { plugins = self:load_modules("plugins"), backends = self:load_modules("backends") }
+  result.rules, result.entries = self:load_rules()
+  return result
+end
+
+--- Load a configuration file.
+---@param path string
+---@param overrides { log_level: string?, log_time: boolean? }? of the command line
+---@return flowd.Config|nil
+---@return string[]|nil errors all of them, each "FILE:LINE: path: message"
+function config.load(path, overrides)
+  local owner = tonumber(api.trust_file_owner(path))
+  if owner == -ENOENT then
+    return nil, { path .. ": there is no such file; --conf FILE names another" }
+  end
+  local text, message = read_trusted(path, ffi.C.TRUST_OWN_FILE)
+  if not text then return nil, { message } end
+
+  local self = setmetatable({
+    path = path, directory = directory_of(path), owner = owner, problems = {}, files = {},
+    environment = sandbox.environment(), lines = source_lines.read(text),
+  }, Loader)
+  local ok, raw = self:run_file(path, text)
+  if not ok then return nil, { tostring(raw) } end
+  if type(raw) ~= "table" then
+    return nil, { ("%s: expected the file to return a table of options; it returned %s"):format(path,
+      raw == nil and "nothing" or "a " .. type(raw)) }
+  end
+  local result = self:build(raw)
+  if #self.problems > 0 then return nil, self:report() end
+  overrides = overrides or {}
+  if overrides.log_level then result.values.log.level = overrides.log_level end
+  if overrides.log_time then result.values.log.time = true end
+  return result
+end
+
+--- Bits of the backends, in the order of their keys: what a rule's route is made of.
+---@param loaded flowd.Config
+---@return table<string, integer>
+function config.backend_bits(loaded)
+  local names, bits = {}, {}
+  for name in pairs(loaded.values.backends) do names[#names + 1] = name end
+  table.sort(names)
+  for position, name in ipairs(names) do bits[name] = bit.lshift(1, position - 1) end
+  return bits
+end
+
+return config

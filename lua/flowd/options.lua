@@ -1,0 +1,111 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- The options of the configuration file that belong to no plugin or backend.
+--
+-- flowd.config checks a file against this and against the `schema` of each module that the file
+-- names; the manual and `flowd-lua conf` come from the same tables.
+local schema = require("flowd.schema")
+
+local options = {}
+
+local level = schema.one_of({
+  "trace", "debug", "info", "warn", "error", default = "info",
+  doc = "The least urgent messages that are logged. --log-level on the command line overrides it.",
+})
+local time = schema.boolean({
+  default = false,
+  doc = "Start each log line with the time (UTC). --log-time on the command line overrides it.",
+})
+
+--- The top level of the configuration.
+options.global = {
+  runtime_dir = schema.path({
+    default = "/run/flowd-lua",
+    doc = "Directory of what lives as long as the daemon: its state file, by default the pipe. Made when missing.",
+  }),
+  state_dir = schema.path({
+    default = "/var/lib/flowd-lua",
+    doc = 'Directory of what outlives the daemon. Made when missing. "" for none.',
+  }),
+  cache_dir = schema.path({
+    default = "/var/cache/flowd-lua",
+    doc = 'Directory of what can be fetched again. Made when missing. "" for none.',
+  }),
+  pid_file = schema.path({
+    default = "",
+    doc = 'File to write the process id to while the daemon runs. "" for none.',
+  }),
+  max_flows = schema.integer({
+    min = 1, max = 100000000, default = 1000000, unit = "flows",
+    doc = "How many flows can be open at once. Memory is taken as flows come, at most 256 octets each. "
+      .. "A flow beyond that is refused, counted and logged; no open flow is ever pushed out.",
+  }),
+  stop_deadline = schema.seconds({
+    max = 3600, default = 10,
+    doc = "How long ending all open flows and sending their last messages may take when the daemon stops. "
+      .. "What is not done by then is counted and logged.",
+  }),
+  log = schema.table({
+    fields = { level = level, time = time },
+    doc = "Logging, on standard error.",
+  }),
+  plugin_dirs = schema.list({
+    of = schema.path({}), default = { "/etc/flowd-lua/plugins" },
+    doc = "Directories with a site's own plugins, searched in order before the built-in ones. "
+      .. "Relative to the directory of this file.",
+  }),
+  backend_dirs = schema.list({
+    of = schema.path({}), default = { "/etc/flowd-lua/backends" },
+    doc = "Directories with a site's own backends, searched in order before the built-in ones. "
+      .. "Relative to the directory of this file.",
+  }),
+  registry = schema.table({
+    fields = {
+      file = schema.path({
+        default = "",
+        doc = 'Names of experiments and activities, a file in the published form (api.json). "" for the copy '
+          .. "inside the binary. Relative to the directory of this file.",
+      }),
+    },
+    doc = "Where the names of experiments and activities come from.",
+  }),
+  plugins = schema.map({
+    of = schema.any({}), default = {},
+    doc = "Sources of events: a plugin runs when its name is a key here; {} stands for all its defaults. A key may "
+      .. 'be any name when use = "NAME" names the plugin, so that one plugin can run several times.',
+  }),
+  backends = schema.map({
+    of = schema.any({}), default = {},
+    doc = "What acts on events: a backend runs when its name is a key here, as for plugins.",
+  }),
+  rules = schema.rules({
+    default = {},
+    doc = "Site policy, in order: rules, and names of files that return rules, relative to the directory of this "
+      .. 'file; "rules.d/*.lua" stands for all that match, sorted by name.',
+  }),
+}
+
+--- What every plugin and backend has besides its own options.
+options.instance = {
+  use = schema.string({
+    pattern = "^[%a_][%w_]*$", expects = "the name of a plugin or backend",
+    doc = "Which plugin or backend this is, when the key is a name of your own.",
+  }),
+  required = schema.boolean({
+    default = false,
+    doc = "true: the daemon does not start without it. Otherwise a failure to start is logged and counted, "
+      .. "and the others run.",
+  }),
+}
+
+--- The complete schema of one plugin or backend: its own options and those that all have.
+---@param module table
+---@return table field of kind "table"
+function options.of_module(module)
+  local field = schema.as_field(module.schema)
+  local fields = {}
+  for name, f in pairs(options.instance) do fields[name] = f end
+  for name, f in pairs(field.fields) do fields[name] = f end
+  return { kind = "table", fields = fields, check = field.check, order = 0 }
+end
+
+return options

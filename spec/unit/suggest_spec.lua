@@ -1,0 +1,31 @@
+-- SPDX-License-Identifier: Apache-2.0
+local suggest = require("flowd.suggest")
+
+describe("suggestions", function()
+  it("count insertions, deletions, replacements and swaps", function()
+    assert.equal(0, suggest.distance("label", "label"))
+    assert.equal(1, suggest.distance("lable", "label"))
+    assert.equal(1, suggest.distance("labl", "label"))
+    assert.equal(1, suggest.distance("labell", "label"))
+    assert.equal(1, suggest.distance("lapel", "label"))
+    assert.equal(3, suggest.distance("kitten", "sitting"))
+    assert.equal(5, suggest.distance("", "label"))
+  end)
+
+  it("name the nearest candidate", function()
+    local names = { "label", "hopbyhop", "destination" }
+    assert.equal("label", suggest.nearest("lable", names))
+    assert.equal("hopbyhop", suggest.nearest("HopByHop", names))
+    assert.equal("hopbyhop", suggest.nearest("hop_by_hop", names))
+    assert.equal("destination", suggest.nearest("dest", names))
+  end)
+
+  it("stay silent when nothing is near", function()
+    assert.is_nil(suggest.nearest("xyz", { "label", "hopbyhop" }))
+    assert.is_nil(suggest.nearest("", { "label" }))
+    assert.is_nil(suggest.nearest(5, { "label" }))
+    assert.is_nil(suggest.nearest("ab", { "c" }))
+    assert.is_nil(suggest.nearest(("x"):rep(100), { ("x"):rep(99) }))
+    assert.equal("", suggest.hint("xyz", { "label" }))
+  end)
+end)

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * marker.h - flow labels on the packets of open flows: a BPF program at the egress of
+ * interfaces, and the table of labels that it looks into.
+ *
+ * IPv6, TCP and UDP, by the full 5-tuple. Packets are never dropped and never changed but for
+ * the label. Everything is held by descriptors of this process: when it ends, however it ends,
+ * TCX links and tables are gone; clsact filters (kernels before 6.6) are removed by
+ * marker_close, and replaced by the next start if that could not run.
+ *
+ * marker_none.c has the same functions for binaries built with EBPF=0.
+ */
+#ifndef MARKER_H
+#define MARKER_H
+
+#include "flow_event.h"
+#include "ffi_export.h"
+
+struct marker;
+
+enum marker_method {
+	MARKER_AUTO,   /* TCX where the kernel has it (6.6 and later), else clsact */
+	MARKER_TCX,    /* a link at the head of the interface's egress programs */
+	MARKER_CLSACT, /* a filter with fixed priority and handle on the clsact qdisc */
+};
+
+/* Flows that could not be marked, by reason. */
+enum marker_refusal {
+	MARKER_REFUSED_FULL,   /* as many marks as marks_max */
+	MARKER_REFUSED_MEMORY, /* the kernel had none */
+	MARKER_REFUSED_OTHER,  /* logged with the kernel's reason */
+	MARKER_REFUSALS,
+};
+
+struct marker_counts {
+	uint64_t packets[8]; /* by enum marker_packet, all CPUs */
+	uint64_t open;	     /* marks that are in the table now */
+	uint64_t added;
+	uint64_t changed; /* new label for an open flow */
+	uint64_t removed;
+	uint64_t ipv4;	     /* flows that have no flow label */
+	uint64_t refused[3]; /* by enum marker_refusal */
+};
+
+/*
+ * Load the programs and make the table, for at most marks_max marks. Nothing is attached yet.
+ * NULL on failure: `error` says why. The caller owns the result.
+ */
+FFI_EXPORT struct marker *marker_open(uint32_t marks_max, char *error, size_t error_size);
+
+/* Detach from every interface, remove everything that is ours. NULL is fine. */
+FFI_EXPORT void marker_close(struct marker *m);
+
+/*
+ * Mark what leaves an interface of this network namespace. `method` is an enum
+ * marker_method. 0, or -errno and the reason in `error`, which names the interface. -EEXIST:
+ * attached already. A program, filter or qdisc of others is never changed or removed.
+ */
+FFI_EXPORT int marker_attach(struct marker *m, const char *interface, int method, char *error,
+			     size_t error_size);
+
+/* Undo marker_attach. 0, or -ENOENT when it is not attached. */
+FFI_EXPORT int marker_detach(struct marker *m, const char *interface);
+
+/* How an interface is marked: MARKER_TCX or MARKER_CLSACT; -ENOENT when it is not, or when
+ * the interface or the filter has vanished (or another one has got the name) since. */
+FFI_EXPORT int marker_attached(const struct marker *m, const char *interface);
+
+/*
+ * Take over what a batch means for the marks: of its delivered events (EVENT_DELIVER), those
+ * routed here are marked on start and ongoing and unmarked on end; a flow whose route no longer
+ * leads here is unmarked. Takes effect with marker_flush; if more piles up than fits a batch,
+ * earlier ones take effect at once.
+ */
+FFI_EXPORT void marker_queue_batch(struct marker *m, const struct flow_batch *b, uint32_t route_bit);
+
+/* Bring queued marks into the table, in a few system calls. */
+FFI_EXPORT void marker_flush(struct marker *m);
+
+/* What happened so far. */
+FFI_EXPORT void marker_counts(const struct marker *m, struct marker_counts *out);
+
+/* A packet for marker_run, and what became of it. */
+struct marker_packet_run {
+	const void *packet;
+	uint32_t length;
+	uint32_t repeat; /* times; 0 is 1 */
+	void *out;	 /* at least `length` octets */
+	uint32_t out_length;
+	int32_t verdict;      /* -1: next program */
+	uint32_t duration_ns; /* of one run, on average */
+};
+
+/*
+ * Run the program on a packet, without any interface (BPF_PROG_TEST_RUN); ethernet: it begins
+ * with an Ethernet header. For tests and benchmarks. 0 or -errno: -EINVAL for packets shorter
+ * than the kernel takes.
+ */
+FFI_EXPORT int marker_run(const struct marker *m, bool ethernet, struct marker_packet_run *run);
+
+#endif

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * marker_link.c - a program at the egress of one interface, beside the programs, filters and
+ * qdiscs of others: by a TCX link or, before Linux 6.6, by a filter on the clsact qdisc.
+ *
+ * We go first. A program before ours that accepts a packet would end its way through the
+ * programs, and it would leave unmarked; ours always passes it on. Addresses that a later one
+ * rewrites are still those of the flow.
+ */
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "marker_internal.h"
+
+enum {
+	TCX_EGRESS = 47,       /* BPF_TCX_EGRESS: newer than libbpf 1.1's headers */
+	LINK_BEFORE = 1 << 3,  /* BPF_F_BEFORE; relative to nothing: before all */
+	KERNEL_ENOTSUPP = 524, /* the kernel's own errno, without a name here */
+	FILTER_PRIORITY = 3,   /* early, and seldom anyone's choice */
+	FILTER_HANDLE = 0xF10D,
+};
+
+static int attach_tcx(struct marker_link *link, int program_fd)
+{
+	struct bpf_link_create_opts opts = {.sz = sizeof(opts), .flags = LINK_BEFORE};
+	int fd = bpf_link_create(program_fd, link->ifindex, (enum bpf_attach_type)TCX_EGRESS, &opts);
+
+	if (fd < 0)
+		return fd;
+	link->fd = fd;
+	link->method = MARKER_TCX;
+	return 0;
+}
+
+/* The program that holds our priority and handle: its id, 0 when there is none, or -errno. */
+static int64_t filter_program(int ifindex)
+{
+	struct bpf_tc_hook hook = {.sz = sizeof(hook), .ifindex = ifindex, .attach_point = BPF_TC_EGRESS};
+	struct bpf_tc_opts opts = {.sz = sizeof(opts), .handle = FILTER_HANDLE, .priority = FILTER_PRIORITY};
+	int r = bpf_tc_query(&hook, &opts);
+
+	if (r == -ENOENT)
+		return 0;
+	return r < 0 ? r : (int64_t)opts.prog_id;
+}
+
+/* Is it one of ours, left by a daemon that was killed? */
+static bool program_is_ours(uint32_t id)
+{
+	struct bpf_prog_info info = {0};
+	uint32_t size = sizeof(info);
+	int fd = bpf_prog_get_fd_by_id(id);
+	int r;
+
+	if (fd < 0)
+		return false;
+	r = bpf_obj_get_info_by_fd(fd, &info, &size);
+	close(fd);
+	return r == 0 && (strcmp(info.name, "label_ethernet") == 0 || strcmp(info.name, "label_bare") == 0);
+}
+
+static void remove_qdisc(int ifindex)
+{
+	struct bpf_tc_hook hook = {
+		.sz = sizeof(hook), .ifindex = ifindex, .attach_point = BPF_TC_INGRESS | BPF_TC_EGRESS};
+
+	/* What others have put there meanwhile would go with it. */
+	if (marker_netlink_has_filters(ifindex) == 0)
+		bpf_tc_hook_destroy(&hook);
+}
+
+static int attach_filter(struct marker_link *link, int program_fd, char *error, size_t error_size)
+{
+	struct bpf_tc_hook hook = {
+		.sz = sizeof(hook), .ifindex = link->ifindex, .attach_point = BPF_TC_EGRESS};
+	struct bpf_tc_opts opts = {.sz = sizeof(opts),
+				   .prog_fd = program_fd,
+				   .handle = FILTER_HANDLE,
+				   .priority = FILTER_PRIORITY,
+				   .flags = BPF_TC_F_REPLACE};
+	int64_t there;
+	int r = bpf_tc_hook_create(&hook);
+
+	if (r < 0 && r != -EEXIST) {
+		snprintf(error, error_size, "cannot make a clsact qdisc: %s", strerror(-r));
+		return r;
+	}
+	link->qdisc_is_ours = r == 0;
+	there = filter_program(link->ifindex);
+	if (there > 0 && !program_is_ours((uint32_t)there)) {
+		snprintf(error, error_size,
+			 "clsact filter with priority %d and handle %#x: it is another's (program %u)",
+			 FILTER_PRIORITY, FILTER_HANDLE, (unsigned int)there);
+		return -EBUSY;
+	}
+	r = bpf_tc_attach(&hook, &opts);
+	if (r < 0) {
+		snprintf(error, error_size, "clsact filter with priority %d: %s", FILTER_PRIORITY,
+			 strerror(-r));
+		if (link->qdisc_is_ours)
+			remove_qdisc(link->ifindex);
+		return r;
+	}
+	link->program = opts.prog_id;
+	link->method = MARKER_CLSACT;
+	return 0;
+}
+
+int marker_link_attach(struct marker_link *link, int program_fd, int method, char *error, size_t error_size)
+{
+	int used = snprintf(error, error_size, "interface %s: ", link->name);
+	int r;
+
+	if (method != MARKER_CLSACT) {
+		r = attach_tcx(link, program_fd);
+		if (r == 0)
+			return 0;
+		if (method == MARKER_TCX || (r != -EINVAL && r != -EOPNOTSUPP && r != -KERNEL_ENOTSUPP)) {
+			snprintf(error + used, error_size - (size_t)used, "TCX: %s%s", strerror(-r),
+				 r == -EINVAL ? " (it takes Linux 6.6 or later)" : "");
+			return r;
+		}
+	}
+	return attach_filter(link, program_fd, error + used, error_size - (size_t)used);
+}
+
+void marker_link_detach(struct marker_link *link)
+{
+	struct bpf_tc_hook hook = {
+		.sz = sizeof(hook), .ifindex = link->ifindex, .attach_point = BPF_TC_EGRESS};
+	struct bpf_tc_opts opts = {.sz = sizeof(opts), .handle = FILTER_HANDLE, .priority = FILTER_PRIORITY};
+
+	if (link->method == MARKER_TCX) {
+		close(link->fd);
+		return;
+	}
+	/* Gone already, with a qdisc that may have been made anew by someone else since? */
+	if (filter_program(link->ifindex) != (int64_t)link->program)
+		return;
+	bpf_tc_detach(&hook, &opts);
+	if (link->qdisc_is_ours)
+		remove_qdisc(link->ifindex);
+}
+
+bool marker_link_alive(const struct marker_link *link)
+{
+	if ((int)if_nametoindex(link->name) != link->ifindex)
+		return false;
+	return link->method == MARKER_TCX || filter_program(link->ifindex) == (int64_t)link->program;
+}

@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * marker_table.c - which flows are marked: queued per batch, one change a flow, and brought
+ * into the BPF hash and the program's set of local ports by as few system calls as possible.
+ */
+#include <arpa/inet.h>
+#include <bpf/bpf.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "log.h"
+#include "marker_internal.h"
+
+int marker_table_open(struct marker_table *t, int fd, uint64_t *local_ports)
+{
+	t->fd = fd;
+	t->local_ports = local_ports;
+	t->port_flows = calloc(65536, sizeof(*t->port_flows));
+	return t->port_flows ? 0 : -ENOMEM;
+}
+
+void marker_table_close(struct marker_table *t)
+{
+	free(t->port_flows);
+	free(t->marked);
+}
+
+static bool slot_marked(const struct marker_table *t, uint32_t slot)
+{
+	return slot / 64 < t->marked_words && (t->marked[slot / 64] >> (slot % 64) & 1);
+}
+
+static int slot_set(struct marker_table *t, uint32_t slot)
+{
+	if (slot / 64 >= t->marked_words) {
+		uint32_t words = slot / 32 + 64;
+		uint64_t *larger = realloc(t->marked, words * sizeof(*larger));
+
+		if (!larger)
+			return -ENOMEM;
+		memset(larger + t->marked_words, 0, (words - t->marked_words) * sizeof(*larger));
+		t->marked = larger;
+		t->marked_words = words;
+	}
+	t->marked[slot / 64] |= 1ULL << (slot % 64);
+	return 0;
+}
+
+static void slot_clear(struct marker_table *t, uint32_t slot)
+{
+	t->marked[slot / 64] &= ~(1ULL << (slot % 64));
+}
+
+/* The set of ports is read by the program on other CPUs. */
+static void port_add(struct marker_table *t, uint16_t port)
+{
+	if (t->port_flows[port]++ == 0)
+		__atomic_fetch_or(&t->local_ports[port / 64], 1ULL << (port % 64), __ATOMIC_RELEASE);
+}
+
+static void port_remove(struct marker_table *t, uint16_t port)
+{
+	if (--t->port_flows[port] == 0)
+		__atomic_fetch_and(&t->local_ports[port / 64], ~(1ULL << (port % 64)), __ATOMIC_RELEASE);
+}
+
+/* -- queue -------------------------------------------------------------------------- */
+
+static uint32_t key_hash(const struct flow_key *key)
+{
+	uint64_t word[5], hash = 0;
+
+	_Static_assert(sizeof(word) == sizeof(*key), "flow_key is five words");
+	memcpy(word, key, sizeof(word));
+	for (int i = 0; i < 5; i++) {
+		hash = (hash ^ word[i]) * 0x9E3779B97F4A7C15ULL;
+		hash ^= hash >> 32;
+	}
+	return (uint32_t)hash;
+}
+
+/* The queued change of a flow; a new one, not yet filled in but for its key, when there is none. */
+static struct marker_change *change_of(struct marker_table *t, const struct flow_key *key, bool *found)
+{
+	uint32_t at = key_hash(key);
+	struct marker_change *c;
+
+	for (;; at++) {
+		uint16_t *entry = &t->index[at & (MARKER_INDEX_SIZE - 1)];
+
+		if (*entry == 0) {
+			*entry = (uint16_t)(t->changes + 1);
+			break;
+		}
+		c = &t->change[*entry - 1];
+		if (memcmp(&c->key, key, sizeof(*key)) == 0) {
+			*found = true;
+			return c;
+		}
+	}
+	c = &t->change[t->changes++];
+	c->key = *key;
+	*found = false;
+	return c;
+}
+
+static enum marker_refusal refusal_reason(int error)
+{
+	if (error == -E2BIG)
+		return MARKER_REFUSED_FULL;
+	return error == -ENOMEM ? MARKER_REFUSED_MEMORY : MARKER_REFUSED_OTHER;
+}
+
+/* Count and log a flow that is not marked, or whose mark could not be changed or removed. */
+static void refuse(struct marker_table *t, const struct flow_key *key, int error)
+{
+	static struct log_limit limit;
+	char src[INET6_ADDRSTRLEN], dst[INET6_ADDRSTRLEN];
+
+	t->counts.refused[refusal_reason(error)]++;
+	inet_ntop(AF_INET6, key->src.octet, src, sizeof(src));
+	inet_ntop(AF_INET6, key->dst.octet, dst, sizeof(dst));
+	log_limited(&limit, LOG_LEVEL_ERROR, "marker: flow [%s]:%u to [%s]:%u: cannot set its mark: %s", src,
+		    key->src_port, dst, key->dst_port,
+		    error == -E2BIG ? "the table of marks is full" : strerror(-error));
+}
+
+static void queue_event(struct marker *m, const struct flow_event *e, uint32_t route_bit)
+{
+	struct marker_table *t = &m->table;
+	bool wanted = e->state != FLOW_END && ((uint32_t)e->route & route_bit);
+	uint32_t slot = (uint32_t)e->slot;
+	struct marker_change *c;
+	bool had, found;
+
+	if (!(e->flags & EVENT_DELIVER) || e->slot < 0)
+		return;
+	if (e->key.family != 6) {
+		t->counts.ipv4 += wanted && !(e->flags & EVENT_KNOWN);
+		return;
+	}
+	if (t->changes == MARKER_CHANGES_MAX)
+		marker_flush(m);
+	had = slot_marked(t, slot);
+	/* Nothing to do: not ours, or marked with the tag that it keeps. */
+	if (had == wanted && (!wanted || e->flags & EVENT_DECIDED))
+		return;
+	if (wanted && slot_set(t, slot) < 0) {
+		refuse(t, &e->key, -ENOMEM);
+		return;
+	}
+	if (!wanted)
+		slot_clear(t, slot);
+	c = change_of(t, &e->key, &found);
+	if (!found)
+		c->was_marked = had;
+	c->slot = slot;
+	c->label = e->label;
+	c->marked = wanted;
+}
+
+void marker_queue_batch(struct marker *m, const struct flow_batch *b, uint32_t route_bit)
+{
+	for (uint32_t i = 0; i < b->count; i++)
+		queue_event(m, &b->event[i], route_bit);
+}
+
+/* -- flush -------------------------------------------------------------------------- */
+
+/* A mark is in the hash. */
+static void change_done(struct marker_table *t, const struct marker_change *c)
+{
+	if (c->was_marked) {
+		t->counts.changed++;
+	} else {
+		t->counts.added++;
+		t->counts.open++;
+	}
+}
+
+static void change_failed(struct marker_table *t, const struct marker_change *c, int error)
+{
+	refuse(t, &c->key, error);
+	/* A label that cannot be changed stays as it was. */
+	if (c->was_marked)
+		return;
+	slot_clear(t, c->slot);
+	port_remove(t, c->key.src_port);
+}
+
+/* A mark is not in the hash any more. */
+static void remove_done(struct marker_table *t, const struct marker_change *c)
+{
+	port_remove(t, c->key.src_port);
+	t->counts.removed++;
+	t->counts.open--;
+}
+
+/*
+ * Insert or change `count` marks: number[i] is the change that keys[i] and labels[i] are of. A
+ * batch stops at the first one that fails; that one is tried alone, which gives its reason.
+ */
+static void update_marks(struct marker_table *t, const uint16_t *number, uint32_t count)
+{
+	uint32_t done = 0;
+
+	while (done < count) {
+		uint32_t n = count - done;
+		int r = bpf_map_update_batch(t->fd, &t->keys[done], &t->labels[done], &n, NULL);
+
+		/* A call that failed before its first mark leaves n alone. */
+		if (r < 0 && n >= count - done)
+			n = 0;
+		for (uint32_t i = 0; i < n; i++)
+			change_done(t, &t->change[number[done + i]]);
+		done += n;
+		if (r == 0)
+			continue;
+		r = bpf_map_update_elem(t->fd, &t->keys[done], &t->labels[done], BPF_ANY);
+		if (r == 0)
+			change_done(t, &t->change[number[done]]);
+		else
+			change_failed(t, &t->change[number[done]], r);
+		done++;
+	}
+}
+
+static void remove_marks(struct marker_table *t, const uint16_t *number, uint32_t count)
+{
+	uint32_t done = 0;
+
+	while (done < count) {
+		uint32_t n = count - done;
+		int r = bpf_map_delete_batch(t->fd, &t->keys[done], &n, NULL);
+
+		if (r < 0 && n >= count - done)
+			n = 0;
+		for (uint32_t i = 0; i < n; i++)
+			remove_done(t, &t->change[number[done + i]]);
+		done += n;
+		if (r == 0)
+			continue;
+		r = bpf_map_delete_elem(t->fd, &t->keys[done]);
+		if (r < 0 && r != -ENOENT)
+			refuse(t, &t->change[number[done]].key, r);
+		remove_done(t, &t->change[number[done]]);
+		done++;
+	}
+}
+
+/* Collect the changes that end with a mark, or those that end a mark. */
+static uint32_t collect(struct marker_table *t, bool marked, uint16_t *number)
+{
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < t->changes; i++) {
+		const struct marker_change *c = &t->change[i];
+
+		if (c->marked != marked || (!marked && !c->was_marked))
+			continue;
+		if (marked && !c->was_marked)
+			port_add(t, c->key.src_port);
+		t->keys[count] = c->key;
+		t->labels[count] = c->label;
+		number[count++] = (uint16_t)i;
+	}
+	return count;
+}
+
+void marker_flush(struct marker *m)
+{
+	struct marker_table *t = &m->table;
+	uint16_t number[MARKER_CHANGES_MAX];
+
+	if (t->changes == 0)
+		return;
+	/* Room is made before it is needed. */
+	remove_marks(t, number, collect(t, false, number));
+	update_marks(t, number, collect(t, true, number));
+	t->changes = 0;
+	memset(t->index, 0, sizeof(t->index));
+}
