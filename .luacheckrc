@@ -1,5 +1,6 @@
 -- luacheck: LuaJIT, no globals but what the binary provides.
 std = "luajit"
+self = false
 max_line_length = 140
 read_globals = { "_flowd" }
 exclude_files = { "build*", "bin" }

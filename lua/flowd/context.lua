@@ -30,7 +30,7 @@ end
 --- A named counter; add to its field `value`.
 ---@param base string "flowd_…_total"
 ---@param labels? table<string, string>
-function Context:counter(base, labels) return counters.get(base, labels) end -- luacheck: ignore 212
+function Context:counter(base, labels) return counters.get(base, labels) end
 
 --- Hand an event to the pipeline; it runs with others at the end of the loop's turn.
 ---@param event table state, protocol, src, src_port, dst, dst_port; experiment, activity (id or name),
