@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "handover.h"
 #include "lua_call.h"
 #include "lua_state.h"
 
@@ -31,9 +32,11 @@ static const char *find_lua_path(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-	lua_State *L = lua_state_new(find_lua_path(argc, argv));
+	lua_State *L;
 	int status = EXIT_FAILURE;
 
+	handover_init(argv);
+	L = lua_state_new(find_lua_path(argc, argv));
 	if (!L) {
 		fputs("flowd-lua: out of memory\n", stderr);
 		return EXIT_FAILURE;
