@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "watchdog.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "handover.h"
+
+/* Read and written by the handler too: one thread, so volatile is enough. */
+static struct {
+	struct state_running *volatile running;
+	volatile sig_atomic_t installed;
+	volatile sig_atomic_t armed;
+	volatile uint64_t seen_heartbeat;
+	volatile uint64_t seen_wall_ns;
+	volatile uint64_t seen_cpu_ns;
+} dog;
+
+static uint64_t cpu_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static void set_timer(long ms)
+{
+	struct itimerval timer = {.it_value = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000}};
+
+	setitimer(ITIMER_REAL, &timer, NULL);
+}
+
+/* Async-signal-safe: clock_gettime, setitimer, write, execve. */
+static void on_tick(int signal_number)
+{
+	static const char failed[] = "flowd-lua: a script hangs and the new image cannot be started\n";
+	struct state_running *running = dog.running;
+	int saved_errno = errno;
+	uint64_t wall, cpu;
+
+	(void)signal_number;
+	if (!running || running->kind == STATE_RUNNING_NOTHING) {
+		dog.armed = 0;
+		return;
+	}
+	wall = clock_monotonic_ns();
+	cpu = cpu_ns();
+	if (running->heartbeat != dog.seen_heartbeat) {
+		dog.seen_heartbeat = running->heartbeat;
+		dog.seen_wall_ns = wall;
+		dog.seen_cpu_ns = cpu;
+	} else if (cpu - dog.seen_cpu_ns >= WATCHDOG_CPU_LIMIT_MS * 1000000ULL ||
+		   wall - dog.seen_wall_ns >= WATCHDOG_WALL_LIMIT_MS * 1000000ULL) {
+		running->crashes++;
+		handover_exec();
+		/* Nothing else can bring events back: end, so that the supervisor starts us anew. */
+		if (write(STDERR_FILENO, failed, sizeof(failed) - 1) < 0)
+			_exit(71);
+		_exit(70);
+	}
+	set_timer(WATCHDOG_TICK_MS);
+	errno = saved_errno;
+}
+
+int watchdog_start(struct state_running *running)
+{
+	struct sigaction action = {.sa_handler = on_tick, .sa_flags = SA_RESTART};
+
+	sigemptyset(&action.sa_mask);
+	if (sigaction(SIGALRM, &action, NULL) != 0)
+		return -errno;
+	dog.running = running;
+	dog.installed = 1;
+	return 0;
+}
+
+void watchdog_stop(void)
+{
+	if (!dog.installed)
+		return;
+	set_timer(0);
+	dog.installed = dog.armed = 0;
+	dog.running = NULL;
+	signal(SIGALRM, SIG_DFL);
+}
+
+void watchdog_enter(uint32_t kind, uint32_t number, const char *name)
+{
+	struct state_running *running = dog.running;
+	size_t length = strlen(name);
+
+	if (!running)
+		return;
+	if (length >= sizeof(running->name))
+		length = sizeof(running->name) - 1;
+	memcpy(running->name, name, length);
+	running->name[length] = '\0';
+	running->number = number;
+	running->entered_us = clock_realtime_us();
+	running->heartbeat++;
+	running->kind = kind;
+	if (!dog.armed) {
+		dog.armed = 1;
+		set_timer(WATCHDOG_TICK_MS);
+	}
+}
+
+void watchdog_progress(void)
+{
+	if (dog.running)
+		dog.running->heartbeat++;
+}
+
+void watchdog_leave(void)
+{
+	if (dog.running)
+		dog.running->kind = STATE_RUNNING_NOTHING;
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * watchdog.h - notice a script that never returns, and replace the process.
+ *
+ * LuaJIT checks count hooks neither in compiled code nor inside C functions such as string patterns, so
+ * nothing inside Lua can end every endless loop. What can: a note in the state file says which script is
+ * entered (struct state_running), and a timer signal whose handler finds the same entry still there hands
+ * over to a new image (handover.h), which reads the note and starts with the culprit switched off.
+ *
+ * The timer runs only while a script is inside: an idle daemon is not woken up.
+ */
+#ifndef WATCHDOG_H
+#define WATCHDOG_H
+
+#include <stdint.h>
+#include "ffi_export.h"
+#include "state.h"
+
+enum {
+	WATCHDOG_TICK_MS = 250,
+	/* Hung: no progress for this long by the CPU clock (a loop), ... */
+	WATCHDOG_CPU_LIMIT_MS = 1000,
+	/* ... or for this long by the wall clock (a call that blocks). A process that merely does not get the
+	 * CPU is not hung. */
+	WATCHDOG_WALL_LIMIT_MS = 10000,
+};
+
+/* Install the handler (SIGALRM). `running` is where the note is written: borrowed until
+ * watchdog_stop(). Returns 0 or -errno. */
+FFI_EXPORT int watchdog_start(struct state_running *running);
+FFI_EXPORT void watchdog_stop(void);
+
+/*
+ * A script is entered: kind is STATE_RUNNING_*, number the owner's choice, name cut to fit. Cheap: once per
+ * batch or callback. Works (and only writes the note) without watchdog_start(), does nothing without
+ * a note.
+ */
+FFI_EXPORT void watchdog_enter(uint32_t kind, uint32_t number, const char *name);
+
+/* Still the same script, but it makes progress. */
+FFI_EXPORT void watchdog_progress(void);
+
+/* The script returned. */
+FFI_EXPORT void watchdog_leave(void);
+
+#endif
