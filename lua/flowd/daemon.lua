@@ -68,7 +68,7 @@ function Daemon:start_instance(kind, name, route_bit)
   local what = kind == "plugins" and "plugin" or "backend"
   local ctx = context.new({
     name = name, kind = what, options = section, route_bit = route_bit,
-    batch = self.batch, state = self.state, registry = self.registry,
+    batch = self.batch, state = self.state, registry = self.registry, max_flows = self.values.max_flows,
     source_id = api.state_name_id(self.state, name),
     run_batch = self.run_batch,
     put = self.put,

@@ -1,0 +1,149 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- Backend "marker": flow labels on the packets of open flows (src/marker.h).
+local api = require("flowd.api")
+local ffi = require("ffi")
+local schema = require("flowd.schema")
+
+local ERROR_SIZE = 256
+local COUNT_SECONDS = 1
+local RETRY_SECONDS = 5
+
+local marker = {
+  name = "marker",
+  doc = "Writes the experiment and activity of a flow into the flow label of its IPv6 packets, TCP and UDP, as they "
+    .. "leave an interface. An eBPF program does that: it changes nothing else in a packet, never drops one, and lives "
+    .. "beside the programs, filters and qdiscs of others. IPv4 has no flow label: such flows are left alone. So are "
+    .. "all fragments of a packet but the first, which alone has the ports.",
+  schema = {
+    interfaces = schema.list({
+      of = schema.string({ pattern = "^[^%s/]+$", doc = "Name of a network interface." }),
+      min = 1, default = { "lo" },
+      doc = "Network interfaces whose outgoing packets are marked. One that is not there, or goes and comes back, is "
+        .. "marked when it is there; it is an error when none is there at the start.",
+    }),
+    strategy = schema.one_of({
+      "label", default = "label",
+      doc = "How packets are marked. label: by the IPv6 flow label.",
+    }),
+    method = schema.one_of({
+      "auto", "tcx", "clsact", default = "auto",
+      doc = "How the program is attached. tcx: by a link, before the interface's other egress programs (Linux 6.6 and "
+        .. "later). clsact: by a filter on the clsact qdisc, which is made if there is none, and then removed at the "
+        .. "end unless others use it. auto: tcx where the kernel has it, else clsact.",
+    }),
+  },
+}
+
+local methods = { auto = ffi.C.MARKER_AUTO, tcx = ffi.C.MARKER_TCX, clsact = ffi.C.MARKER_CLSACT }
+local method_names = { [tonumber(ffi.C.MARKER_TCX)] = "tcx", [tonumber(ffi.C.MARKER_CLSACT)] = "clsact" }
+
+-- Fields of struct marker_counts, with the counter that each becomes: field, index or false, name, labels.
+local fields = {
+  { "packets", ffi.C.MARKER_MARKED, "flowd_marker_packets_total", { result = "marked" } },
+  { "packets", ffi.C.MARKER_MISSED, "flowd_marker_packets_total", { result = "missed" } },
+  { "packets", ffi.C.MARKER_NOT_IPV6, "flowd_marker_packets_total", { result = "skipped", reason = "not_ipv6" } },
+  { "packets", ffi.C.MARKER_PROTOCOL, "flowd_marker_packets_total", { result = "skipped", reason = "protocol" } },
+  { "packets", ffi.C.MARKER_FRAGMENT, "flowd_marker_packets_total", { result = "skipped", reason = "fragment" } },
+  { "packets", ffi.C.MARKER_TRUNCATED, "flowd_marker_packets_total", { result = "skipped", reason = "truncated" } },
+  { "packets", ffi.C.MARKER_EXTENSIONS, "flowd_marker_packets_total", { result = "skipped", reason = "extensions" } },
+  { "packets", ffi.C.MARKER_WRITE, "flowd_marker_packets_total", { result = "skipped", reason = "write" } },
+  { "refused", ffi.C.MARKER_REFUSED_FULL, "flowd_marker_refused_total", { reason = "full" } },
+  { "refused", ffi.C.MARKER_REFUSED_MEMORY, "flowd_marker_refused_total", { reason = "memory" } },
+  { "refused", ffi.C.MARKER_REFUSED_OTHER, "flowd_marker_refused_total", { reason = "other" } },
+  { "added", false, "flowd_marker_added_total" },
+  { "changed", false, "flowd_marker_changed_total" },
+  { "removed", false, "flowd_marker_removed_total" },
+  { "ipv4", false, "flowd_marker_ipv4_total" },
+}
+
+function marker:make_counters()
+  self.totals = {}
+  for i, field in ipairs(fields) do
+    self.totals[i] = { field = field[1], index = field[2], counter = self.ctx:counter(field[3], field[4]), last = 0ULL }
+  end
+  self.open = self.ctx:counter("flowd_marker_flows")
+  self.counts = ffi.new("struct marker_counts")
+  self.problems, self.gauges = {}, {}
+  for _, interface in ipairs(self.options.interfaces) do
+    self.gauges[interface] = self.ctx:counter("flowd_marker_interface_marked", { interface = interface })
+  end
+end
+
+--- Bring what the program and the table of marks have counted into the daemon's counters.
+function marker:count()
+  local counts = self.counts
+  api.marker_counts(self.handle, counts)
+  for _, total in ipairs(self.totals) do
+    local now = counts[total.field]
+    if total.index then now = now[total.index] end
+    -- The daemon's totals go on from those of a process before this one: add what is new.
+    total.counter.value = total.counter.value + (now - total.last)
+    total.last = now
+  end
+  self.open.value = counts.open
+end
+
+-- Attach to one interface: true, or false and the reason.
+function marker:attach(interface)
+  local message = ffi.new("char[?]", ERROR_SIZE)
+  if api.marker_attach(self.handle, interface, methods[self.options.method], message, ERROR_SIZE) < 0 then
+    return false, ffi.string(message)
+  end
+  self.ctx:log("info", "interface %s: marking what leaves it (%s)", interface,
+    method_names[api.marker_attached(self.handle, interface)] or "it vanished at once")
+  return true
+end
+
+--- Attach where it is not attached: at the start, and later to interfaces that come, or come back.
+---@return integer how many interfaces are marked now
+function marker:attach_all()
+  local marked = 0
+  for _, interface in ipairs(self.options.interfaces) do
+    local attached = api.marker_attached(self.handle, interface) >= 0
+    if not attached then
+      if api.marker_detach(self.handle, interface) == 0 then
+        self.ctx:log("warn", "interface %s: it has vanished, or our filter was taken from it", interface)
+      end
+      local problem
+      attached, problem = self:attach(interface)
+      -- Said once, not at every attempt.
+      if problem and problem ~= self.problems[interface] then self.ctx:log("warn", "%s; trying again", problem) end
+      self.problems[interface] = problem
+    end
+    if attached then marked = marked + 1 end
+    self.gauges[interface].value = attached and 1 or 0
+  end
+  return marked
+end
+
+function marker:start(ctx)
+  local message = ffi.new("char[?]", ERROR_SIZE)
+  self.handle = api.marker_open(ctx.max_flows, message, ERROR_SIZE)
+  if self.handle == nil then error(ffi.string(message), 0) end
+  self:make_counters()
+  if self:attach_all() == 0 then
+    self:stop()
+    error("none of its interfaces can be marked", 0)
+  end
+  ctx:every(COUNT_SECONDS, function() self:count() end)
+  ctx:every(RETRY_SECONDS, function() self:attach_all() end)
+end
+
+function marker:on_events()
+  api.marker_queue_batch(self.handle, self.ctx.batch, self.ctx.route_bit)
+end
+
+function marker:flush()
+  api.marker_flush(self.handle)
+end
+
+--- Detach everywhere and remove all that is ours.
+function marker:stop()
+  self:count()
+  for _, gauge in pairs(self.gauges) do gauge.value = 0 end
+  self.open.value = 0
+  api.marker_close(self.handle)
+  self.handle = nil
+end
+
+return marker
