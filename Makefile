@@ -81,6 +81,16 @@ deps: ## install what building needs (Debian packages, as root)
 build: deps ## compile bin/flowd-lua
 	@$(MAKE) --no-print-directory $(BIN)/flowd-lua
 
+run: ## install what it needs, build, start the daemon in the foreground with conf/dev.lua
+	@scripts/install-deps run
+	@$(MAKE) --no-print-directory $(BIN)/flowd-lua
+	@exec $(BIN)/flowd-lua --conf conf/dev.lua run
+
+demo: ## mark and report a real transfer between two network namespaces
+	@scripts/install-deps test
+	@$(MAKE) --no-print-directory $(BIN)/flowd-lua
+	@exec $(BIN)/flowd-lua lua scripts/demo/main.lua
+
 test: ## install what testing needs, build, lint, run every test
 	@scripts/install-deps all
 	@$(MAKE) --no-print-directory $(BIN)/flowd-lua

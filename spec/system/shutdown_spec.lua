@@ -1,0 +1,162 @@
+-- SPDX-License-Identifier: Apache-2.0
+local bit = require("bit")
+local capture = require("spec.support.capture")
+local cleanup = require("spec.support.cleanup")
+local daemon = require("spec.support.daemon")
+local firefly = require("spec.support.firefly")
+local flow_lines = require("spec.support.flow_lines")
+local netns = require("spec.support.netns")
+local process = require("spec.support.process")
+local temp = require("spec.support.temp")
+local udp = require("spec.support.udp")
+
+-- Instrumented code is slower; what is promised is promised of the real one.
+local SLOWER = os.getenv("ASAN_OPTIONS") and 5 or 1
+
+local function collector(host, port) return ("[%s]:%d"):format(host, port) end
+
+-- Write as other software does, from a process of its own: this one receives meanwhile.
+local function write_lines(d, text)
+  local path = temp.write(d.dir .. "/lines", text)
+  return process.start({ "dd", "if=" .. path, "of=" .. d.pipe, "bs=64k", "conv=notrunc,nocreat", "status=none" })
+end
+
+describe("a daemon that is told to end", function()
+  local available, reason = netns.available()
+  if not available then
+    pending(reason)
+    return
+  end
+  local a, b
+  before_each(function() a, b = netns.pair() end)
+  after_each(cleanup.all)
+
+  for _, signal in ipairs({ "TERM", "INT" }) do
+    it("by SIG" .. signal .. " sends the end of every open flow, with its true start", function()
+      local sink = udp.open(b, b.address, 10514)
+      local d = daemon.start({ namespace = a, config = { backends = { firefly = { port = 10514 } } } })
+      d:write(flow_lines.lines("start", a.address, b.address, "atlas 1", 0, 2))
+      d:write(flow_lines.lines("start", a.address, b.address, "cms 4", 3, 4) ..
+        flow_lines.lines("end", a.address, b.address, "cms 4", 4, 4))
+      local starts = firefly.by_flow(sink:collect(6, 10), "start")
+      sink:clear()
+      assert.same({ code = 0 }, d:stop(5, signal))
+      local ends, count = firefly.by_flow(sink:datagrams(), "end")
+      assert.equal(4, count)
+      assert.equal(4, #sink:datagrams())
+      for flow, text in pairs(ends) do
+        assert.equal(firefly.member(starts[flow], "start-time"), firefly.member(text, "start-time"))
+        assert.is_true(firefly.member(text, "end-time") > firefly.member(text, "start-time"))
+        assert.equal(firefly.member(starts[flow], "experiment-id"), firefly.member(text, "experiment-id"))
+      end
+    end)
+  end
+
+  it("leaves no mark, link, pipe, state or pid file", function()
+    local pid_file = temp.dir() .. "/pid"
+    local d = daemon.start({ namespace = a, config = { pid_file = pid_file,
+      backends = { marker = { interfaces = { "eth0", "lo" } } } } })
+    assert.matches("flowd", a:must({ "bpftool", "net", "show" }))
+    assert.equal(tostring(d.pid), (temp.read(pid_file):gsub("%s", "")))
+    assert.is_true(temp.exists(d.pipe))
+    d:write(("start tcp %s 6000 %s 5000 atlas 1\n"):format(a.address, b.address))
+    d:wait_for_counter("flowd_flows_open", 1)
+    local seen = capture.start(b, "eth0")
+    local server = b:start({ "socat", "-d", "-d", "-u", "TCP6-LISTEN:5000", "STDOUT" })
+    server:expect("listening on")
+    local client = a:start({ "socat", "-u", "STDIN", ("TCP6:[%s]:5000,bind=:6000"):format(b.address), stdin = "pipe" })
+    client:write("marked ")
+    server:expect("marked")
+    assert.is_true(#seen:packets({ src_port = 6000 }) > 0)
+    for _, packet in ipairs(seen:packets({ src_port = 6000 })) do assert.equal(0x20004, bit.band(packet.flow_label, 0x3fefc)) end
+
+    assert.same({ code = 0 }, d:stop(5))
+    seen:clear()
+    client:write("plain")
+    server:expect("plain")
+    assert.is_true(#seen:packets({ src_port = 6000 }) > 0)
+    for _, packet in ipairs(seen:packets({ src_port = 6000 })) do
+      assert.not_equal(0x20004, bit.band(packet.flow_label, 0x3fefc))
+    end
+    assert.not_matches("flowd", a:must({ "bpftool", "net", "show" }))
+    assert.not_matches("clsact", a:tc("qdisc show"))
+    assert.is_false(temp.exists(d.pipe))
+    assert.is_false(temp.exists(d.runtime_dir .. "/state"))
+    assert.is_false(temp.exists(pid_file))
+  end)
+
+  it("ends 100,000 open flows within two seconds, one collector being dead", function()
+    local FLOWS = 100000
+    local sink = udp.open(b, b.address, 10514)
+    local d = daemon.start({ namespace = a, log_level = "info", config = { backends = {
+      marker = { interfaces = { "eth0" } },
+      firefly = { to_destination = false, collectors = {
+        collector(b.address, 10514),
+        collector(b.address, 10515), -- nobody there: ECONNREFUSED
+        collector("2001:db8:1::dead", 10514), -- no such host: no neighbour answers
+      } },
+    } } })
+    write_lines(d, flow_lines.lines("start", a.address, b.address, "atlas 1", 0, FLOWS - 1))
+    sink:collect(FLOWS, 60 * SLOWER)
+    local starts = firefly.by_flow(sink:datagrams(), "start")
+    sink:clear()
+    d:wait_for_counter("flowd_flows_open", FLOWS)
+
+    local before = process.now()
+    d:signal("TERM")
+    process.wait_for("all end fireflies", 30 * SLOWER, function()
+      return #sink:datagrams() >= FLOWS or not d:running()
+    end)
+    assert.same({ code = 0 }, d:wait(10 * SLOWER))
+    local seconds = process.now() - before
+    assert.is_true(seconds <= 2 * SLOWER, ("took %.2f s"):format(seconds))
+    local ends, count = firefly.by_flow(sink:datagrams(), "end")
+    assert.equal(0, sink:dropped())
+    assert.equal(FLOWS, count)
+    for flow, text in pairs(ends) do
+      if firefly.member(starts[flow], "start-time") ~= firefly.member(text, "start-time") then
+        error("start-time differs: " .. starts[flow] .. "\n" .. text)
+      end
+    end
+  end)
+
+  it("stops sending at stop_deadline, and tells what was not sent", function()
+    local FLOWS = 5000
+    local sink = udp.open(b, b.address, 10514)
+    local d = daemon.start({ namespace = a, log_level = "info", config = { stop_deadline = 0.5, backends = {
+      firefly = { to_destination = false, collectors = { collector(b.address, 10514) } },
+    } } })
+    write_lines(d, flow_lines.lines("start", a.address, b.address, "atlas 1", 0, FLOWS - 1))
+    sink:collect(FLOWS, 30 * SLOWER)
+    sink:clear()
+    -- A link of 1 Mbit/s: the socket's buffer fills, the end fireflies cannot all leave in half a second.
+    a:tc("qdisc add dev eth0 root tbf rate 1mbit burst 10kb limit 100mb")
+    local before = process.now()
+    assert.same({ code = 0 }, d:stop(10 * SLOWER))
+    local seconds = process.now() - before
+    assert.is_true(seconds > 0.4 and seconds < 0.5 + 1.5 * SLOWER, ("took %.2f s"):format(seconds))
+    local unsent = tonumber(d:log():match("(%d+) fireflies were not sent"))
+    assert.is_truthy(unsent, d:log())
+    -- What the daemon sent is still on its way through the narrow link.
+    a:tc("qdisc del dev eth0 root")
+    sink:collect(1, 5)
+    assert.is_true(unsent > 0 and unsent + #sink:datagrams() <= FLOWS)
+  end)
+end)
+
+describe("a daemon that gets SIGUSR1", function()
+  after_each(cleanup.all)
+
+  it("logs its counters and goes on", function()
+    local d = daemon.start({ config = {} })
+    d:write("start tcp ::1 1000 ::1 2000 atlas 1\n")
+    d:wait_for_counter("flowd_flows_open", 1)
+    d:signal("USR1")
+    d:expect("flowd_flows_open%D+1%f[^%d]")
+    d:expect("flowd_events_total%D+1%f[^%d]")
+    assert.is_true(d:running())
+    d:write("end tcp ::1 1000 ::1 2000 atlas 1\n")
+    d:wait_for_counter("flowd_flows_ended_total", 1)
+    assert.same({ code = 0 }, d:stop())
+  end)
+end)
