@@ -28,16 +28,19 @@ MAKEFLAGS += --no-builtin-rules
 # -- what is compiled ------------------------------------------------------------
 
 BPF_SRC := $(wildcard bpf/*.bpf.c)
-MARKER_SRC := $(wildcard src/marker*.c)
-SRC := $(filter-out $(MARKER_SRC),$(wildcard src/*.c))
+BPF_OBJECTS := $(patsubst bpf/%.bpf.c,%,$(BPF_SRC))
+# Files that need libbpf, and (NAME_none.c) those that stand in for them.
+EBPF_SRC := $(wildcard src/marker*.c src/programs*.c)
+SRC := $(filter-out $(EBPF_SRC),$(wildcard src/*.c))
 ifeq ($(EBPF),1)
-SRC += $(filter-out src/marker_none.c,$(MARKER_SRC))
+SRC += $(filter-out %_none.c,$(EBPF_SRC))
 SKELETONS := $(patsubst bpf/%.bpf.c,$(GEN)/%.skel.h,$(BPF_SRC))
 else
-SRC += $(filter src/marker_none.c,$(MARKER_SRC))
+SRC += $(filter %_none.c,$(EBPF_SRC))
 SKELETONS :=
 endif
-OBJ := $(patsubst src/%.c,$(BUILD)/%.o,$(SRC)) $(BUILD)/flowd_api.o $(BUILD)/embedded.o
+OBJ := $(patsubst src/%.c,$(BUILD)/%.o,$(SRC)) $(BUILD)/flowd_api.o $(BUILD)/embedded.o \
+	$(if $(filter 1,$(EBPF)),$(BUILD)/programs_list.o)
 
 # Headers whose structs and FFI_EXPORT functions Lua sees; shared structs come first.
 ABI_HEADERS := $(wildcard src/flow_abi.h src/flow_event.h)
@@ -70,10 +73,10 @@ endif
 
 # -- targets ---------------------------------------------------------------------
 
-.PHONY: help deps build run demo test lint asan bench man static install clean
+.PHONY: help deps build run demo test test-kernels lint asan bench man static install clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## install what building needs (Debian packages, as root)
 	@scripts/install-deps build
@@ -95,6 +98,11 @@ test: ## install what testing needs, build, lint, run every test
 	@scripts/install-deps all
 	@$(MAKE) --no-print-directory $(BIN)/flowd-lua
 	@FLOWD_BIN=$(BIN)/flowd-lua scripts/test
+
+test-kernels: ## boot Debian's kernels 5.10, 6.1 and 6.12 in qemu and try the static binary there
+	@scripts/install-deps kernels
+	@$(MAKE) --no-print-directory STATIC=1 build-static/bin/flowd-lua
+	@scripts/kernels/run
 
 lint: ## luacheck, clang-format, cppcheck, shellcheck
 	@scripts/install-deps all
@@ -165,6 +173,14 @@ $(GEN)/%.skel.h: $(BUILD)/bpf/%.bpf.o
 	@mkdir -p $(@D)
 	@echo "  SKEL    $@"
 	@$(BPFTOOL) gen skeleton $< name $*_bpf > $@
+
+$(GEN)/programs_list.c: $(SKELETONS) Makefile
+	@echo "  GEN     $@"
+	@{ echo '#include "programs_list.h"'; \
+	   printf '#include "%s.skel.h"\n' $(BPF_OBJECTS); \
+	   echo 'const struct programs_object programs_list[] = {'; \
+	   printf '\t{"%s", %s_bpf__elf_bytes},\n' $(foreach o,$(BPF_OBJECTS),$(o) $(o)); \
+	   printf '\t{NULL, NULL},\n};\n'; } > $@
 endif
 
 .PRECIOUS: $(BUILD)/bpf/%.bpf.o $(GEN)/%.skel.h $(GEN)/%.c

@@ -1,0 +1,76 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- The networks of the matrix. Each function makes one and returns
+---   from, to     namespaces that send and receive (`to` is missing where packets go nowhere)
+---   device       that the daemon marks, in `from`
+---   src, dst     addresses
+---   seen         { ns, device } where packets are captured
+---   link         name of the device whose Ethernet addresses they carry, nil without
+local netns = require("spec.support.netns")
+
+local topology = {}
+
+-- Labels in packets are the marker's: the kernel makes none of its own.
+local function quiet(ns)
+  ns:sysctl("net.ipv6.auto_flowlabels", 0)
+end
+
+local function mac_of(ns, device)
+  return ns:ip("-o link show dev %s", device):match("link/ether (%S+)")
+end
+
+local function veth()
+  local a, b = netns.pair()
+  quiet(a)
+  quiet(b)
+  return { from = a, to = b, device = "eth0", src = a.address, dst = b.address, seen = { b, "eth0" } }
+end
+
+-- A device on top of the veth pair's ends, with addresses of its own.
+local function upon(name, add, up)
+  local t = veth()
+  for i, ns in ipairs({ t.from, t.to }) do
+    ns:ip(add, i, 3 - i)
+    ns:ip("link set %s addrgenmode none", name)
+    ns:ip("link set %s up", name)
+    ns:add_address(name, ("2001:db8:2::%d/64"):format(i))
+  end
+  t.src, t.dst = "2001:db8:2::1", "2001:db8:2::2"
+  t.device, t.seen = up and name or "eth0", { t.to, name }
+  return t
+end
+
+local function with_macs(t)
+  t.src_mac = mac_of(t.from, t.device)
+  t.dst_mac = t.to and mac_of(t.to, t.seen[2]) or t.src_mac
+  return t
+end
+
+function topology.veth() return with_macs(veth()) end
+
+--- The daemon marks the VLAN device.
+function topology.vlan()
+  return with_macs(upon("vlan7", "link add link eth0 name vlan7 type vlan id 7", true))
+end
+
+--- The daemon marks the device below, where the tag stands inside the frame.
+function topology.vlan_in_frame()
+  return with_macs(upon("vlan7", "link add link eth0 name vlan7 type vlan id 7 reorder_hdr off", false))
+end
+
+--- Packets without Ethernet header.
+function topology.tunnel()
+  return upon("tun7", "link add tun7 type ip6tnl local 2001:db8:1::%d remote 2001:db8:1::%d mode ip6ip6", true)
+end
+
+--- A device that swallows what it gets: seen as it leaves.
+function topology.dummy()
+  local a = netns.new("a")
+  quiet(a)
+  a:ip("link add dummy7 type dummy")
+  a:ip("link set dummy7 addrgenmode none")
+  a:ip("link set dummy7 up")
+  a:add_address("dummy7", "2001:db8:3::1/64")
+  return with_macs({ from = a, device = "dummy7", src = "2001:db8:3::1", dst = "2001:db8:3::2", seen = { a, "dummy7" } })
+end
+
+return topology
