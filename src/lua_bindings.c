@@ -5,9 +5,11 @@
 
 #include "lua_json.h"
 #include "lua_loop.h"
+#include "lua_resolver.h"
 
 const struct lua_binding lua_bindings[] = {
 	{"flowd.json_parser", lua_json_open},
 	{"flowd.loop", lua_loop_open},
+	{"flowd.resolver_core", lua_resolver_open},
 	{NULL, NULL},
 };

@@ -19,6 +19,15 @@ counters.help = {
   flowd_counters_overflow_total = "Increments of counters for which the table of names had no room.",
   flowd_events_dropped_total = "Events that a rule dropped, and those of flows that never opened because of it.",
   flowd_events_unmapped_total = "Events whose experiment was still unset after the rules: sent to no backend.",
+  flowd_fireflies_calls_total = "System calls (sendmmsg) by which fireflies were sent.",
+  flowd_fireflies_dropped_total = "Fireflies given up, by reason: queue_full (the oldest of a full queue), too_big, "
+    .. "unsendable (no route, forbidden), no_host (multicast, broadcast), stopped (queued when the daemon ended).",
+  flowd_fireflies_errors_total = "Errors of the system when it was given fireflies to send.",
+  flowd_fireflies_octets_total = "Octets of the fireflies sent, padding included.",
+  flowd_fireflies_queued = "Fireflies that wait for a receiver that is slow, down or without an address.",
+  flowd_fireflies_refused_total = "ICMP errors that came back for fireflies sent: nobody listens, or no way to get there.",
+  flowd_fireflies_segmented_total = "Fireflies that left by segmentation offload (UDP_SEGMENT).",
+  flowd_fireflies_sent_total = "Fireflies that the system took for sending.",
   flowd_flows_adopted_total = "Open flows taken over from the daemon before.",
   flowd_flows_end_without_start_total = "Ends of flows that were not open: reported with start-time = end-time.",
   flowd_flows_ended_total = "Flows that ended.",
@@ -36,6 +45,7 @@ counters.help = {
   flowd_marker_refused_total = "Marks that could not be set, changed or removed, by reason.",
   flowd_marker_removed_total = "Marks that were removed.",
   flowd_modules_failed = "Plugins and backends that are configured and did not start.",
+  flowd_resolver_failures_total = "Look-ups of a collector's name that gave no address.",
   flowd_state_damaged_total = "Parts of the state file that were found damaged and given up.",
 }
 
