@@ -67,4 +67,11 @@ bool marker_link_alive(const struct marker_link *link);
 /* Is there any filter, of anybody, on the clsact qdisc of an interface? 1, 0 or -errno. */
 int marker_netlink_has_filters(int ifindex);
 
+/* Is the qdisc at an interface's ingress handle a clsact one? 1, 0 (another kind, or none) or -errno. */
+int marker_netlink_has_clsact(int ifindex);
+
+/* The egress filter of that priority and handle: id of its BPF program, 0 when it has none, -ENOENT
+ * when there is no such filter, or -errno. */
+int64_t marker_netlink_egress_program(int ifindex, uint32_t priority, uint32_t handle);
+
 #endif

@@ -38,16 +38,11 @@ static int attach_tcx(struct marker_link *link, int program_fd)
 	return 0;
 }
 
-/* The program that holds our priority and handle: its id, 0 when there is none, or -errno. */
+/* The filter with our priority and handle: the id of its program (0: it has none), or -errno:
+ * -ENOENT when there is no such filter. */
 static int64_t filter_program(int ifindex)
 {
-	struct bpf_tc_hook hook = {.sz = sizeof(hook), .ifindex = ifindex, .attach_point = BPF_TC_EGRESS};
-	struct bpf_tc_opts opts = {.sz = sizeof(opts), .handle = FILTER_HANDLE, .priority = FILTER_PRIORITY};
-	int r = bpf_tc_query(&hook, &opts);
-
-	if (r == -ENOENT)
-		return 0;
-	return r < 0 ? r : (int64_t)opts.prog_id;
+	return marker_netlink_egress_program(ifindex, FILTER_PRIORITY, FILTER_HANDLE);
 }
 
 /* Is it one of ours, left by a daemon that was killed? */
@@ -75,6 +70,27 @@ static void remove_qdisc(int ifindex)
 		bpf_tc_hook_destroy(&hook);
 }
 
+/* Make the clsact qdisc, or find one. 1 = made, 0 = found, -errno and the reason. */
+static int need_qdisc(int ifindex, char *error, size_t error_size)
+{
+	struct bpf_tc_hook hook = {.sz = sizeof(hook), .ifindex = ifindex, .attach_point = BPF_TC_EGRESS};
+	int r = bpf_tc_hook_create(&hook);
+
+	if (r == 0)
+		return 1;
+	if (r == -EEXIST)
+		r = marker_netlink_has_clsact(ifindex);
+	if (r > 0)
+		return 0;
+	if (r == 0) {
+		/* It would take a filter for egress, and run it at ingress. */
+		snprintf(error, error_size, "an ingress qdisc is in the place of clsact");
+		return -EBUSY;
+	}
+	snprintf(error, error_size, "cannot make a clsact qdisc: %s", strerror(-r));
+	return r;
+}
+
 static int attach_filter(struct marker_link *link, int program_fd, char *error, size_t error_size)
 {
 	struct bpf_tc_hook hook = {
@@ -84,19 +100,17 @@ static int attach_filter(struct marker_link *link, int program_fd, char *error, 
 				   .handle = FILTER_HANDLE,
 				   .priority = FILTER_PRIORITY,
 				   .flags = BPF_TC_F_REPLACE};
+	int r = need_qdisc(link->ifindex, error, error_size);
 	int64_t there;
-	int r = bpf_tc_hook_create(&hook);
 
-	if (r < 0 && r != -EEXIST) {
-		snprintf(error, error_size, "cannot make a clsact qdisc: %s", strerror(-r));
+	if (r < 0)
 		return r;
-	}
-	link->qdisc_is_ours = r == 0;
+	link->qdisc_is_ours = r == 1;
 	there = filter_program(link->ifindex);
-	if (there > 0 && !program_is_ours((uint32_t)there)) {
+	if (there != -ENOENT && !(there > 0 && program_is_ours((uint32_t)there))) {
 		snprintf(error, error_size,
-			 "clsact filter with priority %d and handle %#x: it is another's (program %u)",
-			 FILTER_PRIORITY, FILTER_HANDLE, (unsigned int)there);
+			 "clsact filter with priority %d and handle %#x: another's is there", FILTER_PRIORITY,
+			 FILTER_HANDLE);
 		return -EBUSY;
 	}
 	r = bpf_tc_attach(&hook, &opts);
