@@ -76,6 +76,7 @@ static void adopt(struct fifo *fifo, int fd, const struct stat *st, bool created
 	enlarge(fd);
 	fifo->fd = fd;
 	fifo->created = created;
+	fifo->notable = false;
 	fifo->device = st->st_dev;
 	fifo->inode = st->st_ino;
 }
@@ -194,7 +195,8 @@ static int open_existing(struct fifo *fifo, const char *path, const struct fifo_
 		return explain(message, -EBUSY, "%s: another flowd-lua reads this FIFO already", path);
 	}
 	adopt(fifo, fd, &st, false);
-	if (st.st_mode & S_IWOTH)
+	fifo->notable = (st.st_mode & S_IWOTH) != 0;
+	if (fifo->notable)
 		explain(message, 0, "%s: the FIFO was there before and every user can write to it (mode %04o)", path,
 			(unsigned int)st.st_mode & 07777);
 	else
@@ -266,8 +268,10 @@ int fifo_open(struct fifo *fifo, const char *path, const struct fifo_options *o,
 				return err;
 		}
 	}
-	if (err == 0 && aside[0] != '\0')
+	if (err == 0 && aside[0] != '\0') {
+		fifo->notable = true;
 		explain(message, 0, "%s: the regular file that was there is now %s", path, aside);
+	}
 	return err;
 }
 

@@ -33,6 +33,7 @@ struct fifo_options {
 struct fifo {
 	int32_t fd;    /* non-blocking, close-on-exec; -1: closed */
 	bool created;  /* we made it: fifo_remove() removes it */
+	bool notable;  /* fifo_open()'s remark deserves a warning */
 	uint64_t device;
 	uint64_t inode;
 };

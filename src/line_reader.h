@@ -34,7 +34,7 @@ enum {
 	LINE_READER_NAME_SIZE = 192,
 };
 
-/* state_input.flags */
+/* state_input.flags; the bits from 16 on belong to the reader's user. */
 enum {
 	LINE_READER_USED = 1 << 0,     /* not a new buffer */
 	LINE_READER_SKIPPING = 1 << 1, /* within a line that is too long */

@@ -167,7 +167,8 @@ static int loop_run(lua_State *L)
 static int loop_turn(lua_State *L)
 {
 	(void)L;
-	event_base_loop(lua_loop_base(), EVLOOP_NONBLOCK);
+	/* Without EVLOOP_ONCE it would go on for as long as something is ready. */
+	event_base_loop(lua_loop_base(), EVLOOP_ONCE | EVLOOP_NONBLOCK);
 	return 0;
 }
 

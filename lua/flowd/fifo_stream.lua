@@ -1,0 +1,229 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- One open FIFO and its input buffer: octets in, batches of events (or lines) out.
+-- flowd.fifo keeps one for each path, and others for FIFOs that were removed while a
+-- writer still has them open.
+local ffi = require("ffi")
+local bit = require("bit")
+local api = require("flowd.api")
+
+local Stream = {}
+Stream.__index = Stream
+
+local stream = {}
+
+local BATCH_MAX = ffi.C.FLOW_BATCH_MAX
+local EAGAIN = 11
+local CAPACITY = 131072 -- octets of an input buffer: some 1,800 lines
+local FILLS_PER_TURN = 2 -- of the loop; then others have their turn
+local RETRY_SECONDS = 1
+local CREATED = 0x10000 -- in state_input.flags: we made the FIFO of that device and inode
+
+-- Paths may be longer than the name of an input buffer: a fingerprint keeps those apart.
+local function input_name(path)
+  if #path < 120 then return "fifo:" .. path end
+  local h = 5381
+  for i = 1, #path do h = bit.tobit(h * 33 + path:byte(i)) end
+  return ("fifo:%s~%s"):format(path:sub(-100), bit.tohex(h))
+end
+
+-- A FIFO that a killed daemon made is still ours, and goes when we stop.
+local function remember_maker(self)
+  local input, fifo = self.input, self.fifo
+  if bit.band(input.flags, CREATED) ~= 0 and input.device == fifo.device and input.inode == fifo.inode then
+    fifo.created = true
+  end
+  input.device, input.inode = fifo.device, fifo.inode
+  input.flags = fifo.created and bit.bor(input.flags, CREATED) or bit.band(input.flags, bit.bnot(CREATED))
+end
+
+local function open_input(ctx, name, label)
+  local input = api.state_input_open(ctx.state, name, CAPACITY)
+  if input == nil then return nil, ("%s: no input buffer is free in the state file"):format(label) end
+  local reader = api.line_reader_open(input, ("%s %s: %s"):format(ctx.kind, ctx.name, label))
+  if reader == nil then return nil, ("%s: not enough memory"):format(label) end
+  api.line_reader_count(reader, ffi.C.FLOW_LINE_OK, ctx:counter("flowd_lines_total", { plugin = ctx.name }))
+  for reason = ffi.C.FLOW_LINE_OK + 1, ffi.C.FLOW_LINE_REASONS - 1 do
+    api.line_reader_count(reader, reason, ctx:counter("flowd_lines_refused_total",
+      { plugin = ctx.name, reason = ffi.string(api.flow_line_reason_name(reason)) }))
+  end
+  return input, reader
+end
+
+--- Open the FIFO at owner.path, or make it.
+---@param owner table flowd.fifo's: ctx, path, settings, on_line, ended(stream)
+---@return table|nil stream
+---@return string message a remark, or why not
+function stream.open(owner)
+  local fifo, message = ffi.new("struct fifo"), ffi.new("char[?]", ffi.C.FIFO_MESSAGE_SIZE)
+  if api.fifo_open(fifo, owner.path, owner.settings, message) ~= 0 then return nil, ffi.string(message) end
+  local name, n = input_name(owner.path), 1
+  while owner.input_names[name] do
+    n = n + 1
+    name = ("%s#%d"):format(input_name(owner.path), n)
+  end
+  local input, reader = open_input(owner.ctx, name, owner.path)
+  if not input then
+    api.fifo_remove(fifo, owner.path)
+    api.fifo_close(fifo)
+    return nil, reader
+  end
+  owner.input_names[name] = true
+  local self = setmetatable({
+    owner = owner, ctx = owner.ctx, fifo = fifo, input = input, reader = reader, name = name,
+  }, Stream)
+  remember_maker(self)
+  self:watch()
+  -- A killed daemon may have left lines in the buffer.
+  if api.line_reader_within_line(reader) then self:again(0) end
+  return self, ffi.string(message)
+end
+
+--- What a killed daemon had read from FIFOs that were removed from the path: nobody writes to
+--- them any more.
+---@param owner table
+function stream.recover(owner)
+  local prefix = input_name(owner.path) .. "#"
+  for n = 0, ffi.C.STATE_INPUTS_MAX - 1 do
+    local entry = api.state_input_at(owner.ctx.state, n)
+    local name = entry ~= nil and ffi.string(entry.name) or ""
+    if name:sub(1, #prefix) == prefix then
+      local input, reader = open_input(owner.ctx, name, owner.path)
+      if input then
+        local self = setmetatable({ owner = owner, ctx = owner.ctx, input = input, reader = reader }, Stream)
+        self:run(true)
+        self:close()
+      end
+    end
+  end
+end
+
+function Stream:watch()
+  self:unwatch()
+  self.handle = self.ctx:fd(self.fifo.fd, "r", function() self:turn(FILLS_PER_TURN) end)
+end
+
+function Stream:unwatch()
+  if self.handle then self.ctx:release(self.handle) end
+  self.handle = nil
+end
+
+--- Read on after `seconds`, whether or not the descriptor says that there is something.
+function Stream:again(seconds)
+  if self.timer or self.closing then return end
+  self.timer = self.ctx:after(seconds, function()
+    self.timer = nil
+    self:turn(FILLS_PER_TURN)
+  end)
+end
+
+-- A batch that raises is a defect of the pipeline: its lines are gone, ours go on.
+local function protected(self, fn, ...)
+  local ok, message = pcall(fn, ...)
+  if ok then return end
+  local counter = self.ctx:counter("flowd_input_errors_total", { plugin = self.ctx.name })
+  counter.value = counter.value + 1
+  self.ctx:log("error", "%s: %s", self.owner.path, tostring(message))
+end
+
+function Stream:run_lines(at_end)
+  local length = ffi.new("size_t[1]")
+  while true do
+    local line = api.line_reader_next(self.reader, at_end, length)
+    if line == nil then break end
+    protected(self, self.owner.on_line, ffi.string(line, length[0]))
+  end
+  api.line_reader_commit(self.reader)
+end
+
+--- Everything that was read, through the pipeline; `at_end` also what has no newline.
+function Stream:run(at_end)
+  if self.owner.on_line then return self:run_lines(at_end) end
+  local batch, reader, source, run_batch = self.ctx.batch, self.reader, self.ctx.source_id, self.ctx.run_batch
+  local parse = at_end and api.line_reader_finish or api.line_reader_parse
+  repeat
+    batch.count = 0
+    local count = parse(reader, batch, source)
+    if count > 0 then protected(self, run_batch, batch) end
+    api.line_reader_commit(reader)
+  until count < BATCH_MAX
+end
+
+-- The last writer is gone: be silent until the next one comes.
+function Stream:reopen()
+  if self.closing then return false end
+  self:unwatch()
+  local status = api.fifo_reopen(self.fifo)
+  if status == 0 then
+    self:watch()
+    return true
+  end
+  -- The old descriptor reads as well, but would wake us all the time.
+  self.ctx:log("error", "%s: cannot be opened again: %s", self.owner.path, ffi.string(api.error_text(status)))
+  self:again(RETRY_SECONDS)
+  return false
+end
+
+--- Read and run, at most `fills` times. A stream whose FIFO was removed from its path ends
+--- with its last writer.
+---@return boolean|nil empty true: there was nothing more to read
+function Stream:turn(fills)
+  local reader, reopened = self.reader, false
+  self:run(false)
+  while fills > 0 do
+    local n = api.line_reader_fill(reader, self.fifo.fd)
+    if n > 0 then
+      fills, reopened = fills - 1, false
+      self:run(false)
+      -- The end of the file is told of a writer that was there when the descriptor was opened, or
+      -- came later. Of one that was gone by then only another read tells; it matters within a line.
+      if not self.retired and not self.closing and not api.line_reader_within_line(reader) then return nil end
+    elseif n == 0 then
+      self:run(true)
+      if self.retired then
+        self.owner:ended(self)
+        return true
+      end
+      if reopened or not self:reopen() then return true end
+      reopened = true
+    elseif n == -EAGAIN then
+      return true
+    else
+      self.ctx:log("error", "%s: cannot be read: %s", self.owner.path, ffi.string(api.error_text(n)))
+      self:unwatch()
+      self:again(RETRY_SECONDS)
+      return true
+    end
+  end
+  self:again(0)
+  return nil
+end
+
+--- Read what is there, but no longer than the deadline; what cannot be read any more is
+--- counted.
+---@param deadline_ns integer on the monotonic clock
+function Stream:drain(deadline_ns)
+  self.closing = true
+  repeat
+    local empty = self:turn(1)
+  until empty or api.clock_monotonic_ns() >= deadline_ns
+  api.line_reader_abandon(self.reader)
+  local lost = api.fifo_waiting(self.fifo)
+  if lost > 0 then
+    local counter = self.ctx:counter("flowd_input_octets_lost_total", { plugin = self.ctx.name })
+    counter.value = counter.value + lost
+    self.ctx:log("error", "%s: %d octets were left unread: writers wrote on while we stopped", self.owner.path, lost)
+  end
+end
+
+function Stream:close()
+  self.closing = true
+  if self.timer then self.ctx:release(self.timer) end
+  self.timer = nil
+  self:unwatch()
+  if self.name then self.owner.input_names[self.name] = nil end
+  api.line_reader_close(self.reader)
+  api.state_input_close(self.ctx.state, self.input)
+  if self.fifo then api.fifo_close(self.fifo) end
+end
+
+return stream
