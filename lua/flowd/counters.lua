@@ -16,6 +16,7 @@ local counters = {}
 --- a line here fails spec/unit/counters_spec.lua. Sorted by name.
 ---@type table<string, string>
 counters.help = {
+  flowd_backend_errors_total = "Errors that a backend raised while it handled events.",
   flowd_counters_overflow_total = "Increments of counters for which the table of names had no room.",
   flowd_events_dropped_total = "Events that a rule dropped, and those of flows that never opened because of it.",
   flowd_events_unmapped_total = "Events whose experiment was still unset after the rules: sent to no backend.",
@@ -52,6 +53,9 @@ counters.help = {
   flowd_marker_removed_total = "Marks that were removed.",
   flowd_modules_failed = "Plugins and backends that are configured and did not start.",
   flowd_resolver_failures_total = "Look-ups of a collector's name that gave no address.",
+  flowd_rule_errors_total = "Events on which a rule failed: they went on as if it had not matched.",
+  flowd_rule_hits_total = "Events on which a rule acted.",
+  flowd_rules_off = "Rules that are switched off because they kept failing.",
   flowd_state_damaged_total = "Parts of the state file that were found damaged and given up.",
 }
 

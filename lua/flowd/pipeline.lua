@@ -1,0 +1,127 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- The way of a batch: flow table, rules, flow table, backends.
+--
+-- Everything here is entered once per batch. A backend that raises is logged and counted, and
+-- the others go on; so does the pipeline.
+local bit = require("bit")
+local ffi = require("ffi")
+local api = require("flowd.api")
+local counters = require("flowd.counters")
+local log = require("flowd.log")
+local loop = require("flowd.loop")
+
+local resolve, commit, release = api.flow_table_resolve, api.flow_table_commit, api.flow_table_release
+
+-- While flows are ended in bulk, backends may have this many messages waiting before the
+-- next batch: less than the shortest queue that makes sense.
+local PENDING_MAX = 2 * ffi.C.FLOW_BATCH_MAX
+
+---@class flowd.Pipeline
+---@field chain flowd.Chain may be exchanged between two batches
+local Pipeline = {}
+Pipeline.__index = Pipeline
+
+local pipeline = {}
+
+-- A backend with its own protected calls.
+local function prepare(entry)
+  local errors = counters.get("flowd_backend_errors_total", { backend = entry.name })
+  local say = log.limited(5, 60)
+  local instance = entry.instance
+  local function failed(message)
+    errors.value = errors.value + 1
+    say("error", "backend '%s': %s", entry.name, message)
+  end
+  return {
+    instance = instance, bit = entry.bit,
+    on_events = function(events, count)
+      local ok, message = xpcall(instance.on_events, debug.traceback, instance, events, count)
+      if not ok then failed(message) end
+    end,
+    flush = function()
+      if not instance.flush then return end
+      local ok, message = xpcall(instance.flush, debug.traceback, instance)
+      if not ok then failed(message) end
+    end,
+    pending = function()
+      if not instance.pending then return 0 end
+      local ok, waiting = xpcall(instance.pending, debug.traceback, instance)
+      if ok then return waiting end
+      failed(waiting)
+      return 0
+    end,
+  }
+end
+
+--- A pipeline.
+---@param options table table (struct flow_table *), batch (struct flow_batch *, for drain), chain, backends: list
+---   of { name, bit (mask of a route), instance }
+---@return flowd.Pipeline
+function pipeline.new(options)
+  local self = setmetatable({
+    table = options.table, batch = options.batch, chain = options.chain, backends = {}, known = 0,
+  }, Pipeline)
+  for i, entry in ipairs(options.backends) do
+    self.backends[i] = prepare(entry)
+    self.known = bit.bor(self.known, entry.bit)
+  end
+  return self
+end
+
+-- Hand a decided batch to the backends, each of which queues; then let each send.
+function Pipeline:deliver(batch)
+  local backends = self.backends
+  local events, count = batch.event, batch.count
+  for i = 1, #backends do backends[i].on_events(events, count) end
+  for i = 1, #backends do backends[i].flush() end
+end
+
+--- Run a batch through. When this returns, the flow table has it and every backend took its part.
+---@param batch ffi.cdata* struct flow_batch *
+function Pipeline:run(batch)
+  if batch.count == 0 then return end
+  local flows = self.table
+  resolve(flows, batch)
+  self.chain:run(batch)
+  commit(flows, batch, self.known)
+  self:deliver(batch)
+  release(flows, batch)
+end
+
+-- Messages that wait in the backends' queues.
+function Pipeline:pending()
+  local total = 0
+  for _, backend in ipairs(self.backends) do total = total + backend.pending() end
+  return total
+end
+
+-- Give the backends time while that helps: a queue that would overflow loses its oldest.
+function Pipeline:wait(deadline_ns)
+  local before
+  local waiting = self:pending()
+  while waiting > PENDING_MAX and waiting ~= before and api.clock_monotonic_ns() < deadline_ns do
+    loop.turn()
+    for _, backend in ipairs(self.backends) do backend.flush() end
+    before, waiting = waiting, self:pending()
+  end
+end
+
+--- End every open flow, until the deadline (clock_monotonic_ns).
+---@param deadline_ns ffi.cdata*|number
+---@return integer ended
+---@return integer left flows for which there was no time
+function Pipeline:drain(deadline_ns)
+  local flows, batch = self.table, self.batch
+  local ended = 0
+  while api.clock_monotonic_ns() < deadline_ns do
+    local count = api.flow_table_drain(flows, batch)
+    if count == 0 then return ended, 0 end
+    self:deliver(batch)
+    release(flows, batch)
+    ended = ended + count
+    self:wait(deadline_ns)
+  end
+  return ended, api.flow_table_count(flows)
+end
+
+return pipeline

@@ -1,0 +1,60 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- The environment of configuration and rule files: the sandbox, and the words of policy in it:
+--- rule, drop, accept, flowd.prefixes, flowd.address, flowd.map.
+local addresses = require("flowd.addresses")
+local definition = require("flowd.rules.definition")
+local map = require("flowd.map")
+local sandbox = require("flowd.sandbox")
+
+local policy = {}
+
+---@class flowd.Policy
+---@field env table the global environment
+local Policy = {}
+Policy.__index = Policy
+
+-- Maps made and not yet bound to a registry: of the configuration that is being loaded.
+local unbound = {}
+
+--- An environment for one configuration and its rule files. Maps that an earlier one left
+--- unbound (it was never compiled) are forgotten.
+---@return flowd.Policy
+function policy.new()
+  for i = #unbound, 1, -1 do unbound[i] = nil end
+  local box = sandbox.new()
+  local self = setmetatable({ box = box, env = box.env, made = {} }, Policy)
+  box:define("rule", definition.maker(function(rule) self.made[#self.made + 1] = rule end))
+  box:define("drop", definition.drop)
+  box:define("accept", definition.accept)
+  box:define("flowd", sandbox.closed({
+    prefixes = addresses.prefixes,
+    address = function(text)
+      local address, message = addresses.parse(text)
+      if not address then error(message, 2) end
+      return address
+    end,
+    map = sandbox.closed(map.makers(function(made) unbound[#unbound + 1] = made end), "flowd.map"),
+  }, "flowd"))
+  return self
+end
+
+--- Compile the text of a file; its globals are the environment.
+---@param text string
+---@param chunkname string "@" and the path
+---@return function? chunk, string? message
+function Policy:load(text, chunkname) return self.box:load_text(text, chunkname) end
+
+--- The rules made since the last call, in order.
+---@return flowd.Rule[]
+function Policy:take_rules()
+  local made = self.made
+  self.made = {}
+  return made
+end
+
+--- Check the values of all maps against the registry and make the maps answer.
+---@param registry flowd.Registry
+---@return string[] problems
+function policy.bind_maps(registry) return map.bind(unbound, registry) end
+
+return policy

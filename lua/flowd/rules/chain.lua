@@ -1,0 +1,167 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- Compiled rules, and what happens when one raises.
+--
+-- One protected call runs a whole batch. Before each rule its number is written into the event;
+-- after an error the chain takes back what that rule changed and goes on behind it.
+local bit = require("bit")
+local ffi = require("ffi")
+local counters = require("flowd.counters")
+local definition = require("flowd.rules.definition")
+local generate = require("flowd.rules.generate")
+local log = require("flowd.log")
+local view = require("flowd.view")
+
+local DROPPED = ffi.C.EVENT_DROPPED
+local drop, accept = definition.drop, definition.accept
+
+---@class flowd.Chain
+---@field rules flowd.ChainRule[]
+local Chain = {}
+Chain.__index = Chain
+
+---@class flowd.ChainRule
+---@field name string
+---@field file string
+---@field line integer
+---@field off boolean switched off, because it kept failing or by hand
+---@field hits integer events on which it acted
+---@field errors integer events on which it raised
+local ChainRule = {}
+
+local chain = {}
+
+function ChainRule.__index(rule, field)
+  if field == "hits" then return tonumber(rule.hits_counter.value) end
+  if field == "errors" then return tonumber(rule.errors_counter.value) end
+  return nil
+end
+
+--- Compile rules into a chain.
+---@param rules table[] { name, file, line, fn | declaration }
+---@param options table registry, backends, source_name; failures_max, failures_window: a rule that raises on so
+---   many of so many events is switched off
+---@return flowd.Chain
+function chain.new(rules, options)
+  local self = setmetatable({
+    rules = {}, seen = 0, failures_max = options.failures_max or 20, failures_window = options.failures_window or 1000,
+  }, Chain)
+  self.hits = ffi.new("struct counter *[?]", #rules + 1)
+  for number, rule in ipairs(rules) do
+    local entry = setmetatable({
+      name = rule.name, file = rule.file, line = rule.line, fn = rule.fn, declaration = rule.declaration, off = false,
+      hits_counter = counters.get("flowd_rule_hits_total", { rule = rule.name }),
+      errors_counter = counters.get("flowd_rule_errors_total", { rule = rule.name }),
+    }, ChainRule)
+    self.rules[number] = entry
+    self.hits[number] = entry.hits_counter
+  end
+  self.off_gauge = counters.get("flowd_rules_off")
+  self.off_gauge.value = 0
+  -- As a pointer LuaJIT makes it a constant of the machine code; self.hits keeps it alive.
+  local hits = ffi.cast("struct counter **", self.hits)
+  self.view = view.new({
+    registry = options.registry, backends = options.backends, source_name = options.source_name, hits = hits,
+  })
+  local act = self.view.act
+  self.shared = {
+    flow = self.view.flow, at = self.view.at, hits = hits,
+    stop = function(e, _, verdict)
+      if verdict == accept then
+        act(e)
+        return true
+      elseif verdict == drop then
+        act(e)
+        e.flags = bit.bor(e.flags, DROPPED)
+        return true
+      end
+      error(("a rule returns drop, accept or nothing; this one returned %s"):format(
+        type(verdict) == "string" and ("%q"):format(verdict) or tostring(verdict)), 0)
+    end,
+  }
+  self:compile()
+  return self
+end
+
+function Chain:compile()
+  self.loop, self.rest, self.anchors = generate.compile(self.rules, self.shared)
+end
+
+-- After an error: blame the rule, undo what it did. Returns where to go on.
+function Chain:contain(message)
+  local index = self.view.position()
+  local e = self.events[index]
+  local number = e.cursor
+  local rule = self.rules[number]
+  if not rule then
+    -- No rule was running: nothing to blame but this code. The event goes on as it is.
+    log.error("rules: internal error on %s: %s", view.describe(e), message)
+    return index, #self.rules + 1
+  end
+  self.view.undo()
+  e.cursor = 0
+  rule.errors_counter.value = rule.errors_counter.value + 1
+  rule.log = rule.log or log.limited(5, 60)
+  rule.log("error", '%s:%d: rule "%s" failed on %s: %s', rule.file, rule.line, rule.name, view.describe(e), message)
+  self:judge(rule, self.seen + index)
+  return index, number + 1
+end
+
+-- Switch a rule off that keeps failing.
+function Chain:judge(rule, event)
+  local failures = rule.failures or { next = 1 }
+  rule.failures = failures
+  failures[failures.next] = event
+  failures.next = failures.next % self.failures_max + 1
+  local oldest = failures[failures.next]
+  if rule.off or not oldest or event - oldest >= self.failures_window then return end
+  self:switch(rule, false)
+  log.error('%s:%d: rule "%s" is switched off: it failed on %d of the last %d events; it is on again after a restart',
+    rule.file, rule.line, rule.name, self.failures_max, event - oldest + 1)
+end
+
+--- Switch a rule on or off.
+---@param rule flowd.ChainRule
+---@param on boolean
+function Chain:switch(rule, on)
+  rule.off = not on
+  rule.failures = nil
+  local off = 0
+  for _, other in ipairs(self.rules) do
+    if other.off then off = off + 1 end
+  end
+  self.off_gauge.value = off
+  self:compile()
+end
+
+-- The stack down to the rule's function: what called that is the same each time.
+local function traceback(raised)
+  local message = tostring(raised)
+  local stack = debug.traceback(message, 2):gsub("\n%s*=?rules:%d.*$", ""):gsub("\t", "  ")
+  local _, frames = stack:sub(#message + 1):gsub("\n", "")
+  return frames > 2 and stack or message
+end
+
+-- Behind an error: the rest of the event's rules, then the events after it.
+local function go_on(self, index, from, last)
+  self.rest(self.view.at(index), from)
+  self.loop(index + 1, last)
+end
+
+--- Run the rules on every event of the batch that has no decision yet.
+---@param batch ffi.cdata* struct flow_batch *
+function Chain:run(batch)
+  local count = batch.count
+  if count == 0 or #self.rules == 0 then return end
+  local last = count - 1
+  self.events = ffi.cast("struct flow_event *", batch.event)
+  self.view.enter(self.events)
+  local ok, message = xpcall(self.loop, traceback, 0, last)
+  while not ok do
+    local index, from = self:contain(message)
+    ok, message = xpcall(go_on, traceback, self, index, from, last)
+  end
+  self.view.leave()
+  self.seen = self.seen + count
+end
+
+return chain

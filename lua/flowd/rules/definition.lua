@@ -1,0 +1,56 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- What `rule "name" …` makes, before it is compiled.
+local definition = {}
+
+---@class flowd.Rule
+---@field name string
+---@field body fun(flow: flowd.Flow)|table the function, or the declaration
+---@field file string where it was written
+---@field line integer
+local Rule = {}
+Rule.__metatable = false
+Rule.__tostring = function(self) return ('rule "%s"'):format(self.name) end
+
+-- Rules made by `rule`, and by nothing that only looks like one.
+local made = setmetatable({}, { __mode = "k" })
+
+---@param value any
+---@return boolean
+function definition.is_rule(value) return type(value) == "table" and made[value] == true end
+
+--- The function `rule` of an environment; tells `on_rule` each rule that is made.
+---@param on_rule? fun(rule: flowd.Rule)
+---@return fun(name: string): fun(body: function|table): flowd.Rule
+function definition.maker(on_rule)
+  return function(name)
+    if type(name) ~= "string" or name == "" or #name > 64 or name:find("%c") then
+      error(('rule: expected a name of 1 to 64 characters, as in rule "web" {…}; got %s')
+        :format(type(name) == "string" and ("%q"):format(name) or type(name)), 2)
+    end
+    return function(body)
+      if type(body) ~= "function" and type(body) ~= "table" then
+        error(('rule "%s": expected a function or a table; got %s'):format(name, type(body)), 2)
+      end
+      local at = debug.getinfo(2, "Sl")
+      local rule = setmetatable({ name = name, body = body, file = at.short_src, line = at.currentline }, Rule)
+      made[rule] = true
+      if on_rule then on_rule(rule) end
+      return rule
+    end
+  end
+end
+
+--- Verdicts: what a rule returns to end the chain. Names of their own, so that they print.
+local function verdict(name)
+  return setmetatable({}, {
+    __tostring = function() return name end,
+    __index = function(_, field) error(("%s has no field %s: write `return %s`"):format(name, tostring(field), name), 2) end,
+    __newindex = function() error(("%s cannot be changed"):format(name), 2) end,
+    __metatable = false,
+  })
+end
+
+definition.drop = verdict("drop")
+definition.accept = verdict("accept")
+
+return definition
