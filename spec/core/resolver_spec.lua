@@ -157,6 +157,14 @@ describe("resolver", function()
     local before = descriptors()
     for _ = 1, 20 do ask("collector.example.org") end
     assert.equal(before, descriptors())
+    -- Nor does a question that is closed wait for its answer.
+    server.names["slow.example.org"] = "silent"
+    local query = resolver.resolve(nil, "slow.example.org", function() end)
+    loop.turn()
+    assert.is_true(descriptors() > before)
+    query:close()
+    for _ = 1, 10 do loop.turn() end
+    assert.equal(before, descriptors())
   end)
 
   it("ends with its plugin", function()
