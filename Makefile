@@ -118,9 +118,18 @@ static: ## one static binary, build-static/bin/flowd-lua, nothing needed beside 
 	@scripts/install-deps build
 	@$(MAKE) --no-print-directory STATIC=1 build-static/bin/flowd-lua
 
-install: build ## copy into $(DESTDIR)$(PREFIX)
+# The day of the last commit: the same source makes the same pages.
+MAN_DATE ?= $(or $(shell git log -1 --format=%cs 2>/dev/null),$(shell date +%F))
+man: $(BIN)/flowd-lua ## write the manual pages to build/man
+	@mkdir -p $(BUILD)/man
+	@$(BIN)/flowd-lua lua scripts/build/man.lua $(BUILD)/man $(MAN_DATE)
+	@echo "  MAN     $(BUILD)/man/flowd-lua.8 $(BUILD)/man/flowd-lua.conf.5"
+
+install: build man ## copy into $(DESTDIR)$(PREFIX)
 	install -D -m 0755 $(BIN)/flowd-lua $(DESTDIR)$(PREFIX)/sbin/flowd-lua
 	test -e $(DESTDIR)/etc/flowd-lua/conf.lua || install -D -m 0644 conf/flowd.lua $(DESTDIR)/etc/flowd-lua/conf.lua
+	install -D -m 0644 $(BUILD)/man/flowd-lua.8 $(DESTDIR)$(PREFIX)/share/man/man8/flowd-lua.8
+	install -D -m 0644 $(BUILD)/man/flowd-lua.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/flowd-lua.conf.5
 
 clean: ## remove everything that was built
 	rm -rf build build-* bin

@@ -23,16 +23,16 @@ options.global = {
     doc = "Directory of what lives as long as the daemon: its state file, by default the pipe. Made when missing.",
   }),
   state_dir = schema.path({
-    default = "/var/lib/flowd-lua",
-    doc = 'Directory of what outlives the daemon. Made when missing. "" for none.',
+    default = "/var/lib/flowd-lua", empty = true,
+    doc = 'Directory of what outlives the daemon. Made when missing.',
   }),
   cache_dir = schema.path({
-    default = "/var/cache/flowd-lua",
-    doc = 'Directory of what can be fetched again. Made when missing. "" for none.',
+    default = "/var/cache/flowd-lua", empty = true,
+    doc = 'Directory of what can be fetched again. Made when missing.',
   }),
   pid_file = schema.path({
     default = "",
-    doc = 'File to write the process id to while the daemon runs. "" for none.',
+    doc = 'File to write the process id to while the daemon runs.',
   }),
   max_flows = schema.integer({
     min = 1, max = 100000000, default = 1000000, unit = "flows",
@@ -79,7 +79,7 @@ options.global = {
   }),
   rules = schema.rules({
     default = {},
-    doc = "Site policy, in order: rules, and names of files that return rules, relative to the directory of this "
+    doc = "Site policy, in order: rules, and names of files of rules, relative to the directory of this "
       .. 'file; "rules.d/*.lua" stands for all that match, sorted by name.',
   }),
 }

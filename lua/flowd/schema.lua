@@ -63,6 +63,21 @@ end
 ---@return string
 function schema.expects(field) return schema_kinds.expects(field) end
 
+-- What goes without saying.
+local plain = { ["a string"] = true, ["a path"] = true, ["true or false"] = true, ["a list, each a path"] = true,
+  ["a list, each a string"] = true }
+
+--- A field's documentation for people: its doc and what it accepts.
+---@param field table
+---@return string
+function schema.description(field)
+  local doc = field.doc or ""
+  if field.kind == "table" or field.kind == "map" or field.kind == "rules" or field.kind == "any" then return doc end
+  local expects = schema_kinds.expects(field)
+  if plain[expects] or #expects > 160 then return doc end
+  return ("%s Expects %s."):format(doc, expects)
+end
+
 --- `{"plugins", "pipe", "paths", 1}` as `plugins.pipe.paths[1]`.
 ---@param keys (string|number)[]
 ---@return string

@@ -214,14 +214,16 @@ kinds.host = {
   end,
 }
 
--- A path; relative ones are relative to the working directory unless the option says otherwise.
+function M.may_be_empty(field) return field.default == "" or field.empty == true end
+
+-- A path. "" only where it is the default or the option says so (empty = true).
 kinds.path = {
   expects = function(field)
     local what = field.absolute and "an absolute path" or "a path"
-    return field.default == "" and what .. ', or "" for none' or what
+    return M.may_be_empty(field) and what .. ', or "" for none' or what
   end,
   check = function(field, value, at)
-    if type(value) ~= "string" or value:find("%z") or #value > 4095 or (value == "" and field.default ~= "")
+    if type(value) ~= "string" or value:find("%z") or #value > 4095 or (value == "" and not M.may_be_empty(field))
       or (field.absolute and value ~= "" and value:sub(1, 1) ~= "/") then
       return refuse(field, value, at)
     end

@@ -1,0 +1,279 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- The manual pages flowd-lua(8) and flowd-lua.conf(5), in mdoc(7): from the command table of
+-- flowd.cli, the options of flowd.options and the schema of every built-in plugin and backend.
+local cli = require("flowd.cli")
+local config_print = require("flowd.config_print")
+local options = require("flowd.options")
+local plugins = require("flowd.plugins")
+local schema = require("flowd.schema")
+
+local man = {}
+
+-- -- mdoc ------------------------------------------------------------------------------
+
+local function utf8_escape(sequence)
+  local first = sequence:byte()
+  local code = first >= 0xF0 and first - 0xF0 or first >= 0xE0 and first - 0xE0 or first - 0xC0
+  for i = 2, #sequence do code = code * 64 + sequence:byte(i) - 0x80 end
+  return ("\\[u%04X]"):format(code)
+end
+
+-- Text that stands for itself, whatever it holds.
+local function escape(text)
+  return (text:gsub("\\", "\\e"):gsub("[\194-\244][\128-\191]+", utf8_escape):gsub("%-%-", "\\-\\-"))
+end
+
+-- A word as the argument of a macro.
+local function argument(text)
+  text = escape(text)
+  if text:find('[%s"]') or text == "" then text = '"' .. text:gsub('"', '""') .. '"' end
+  -- Punctuation alone would be set apart.
+  if text:find("^[%.,:;%(%)%[%]%?!|]$") then text = "\\&" .. text end
+  return text
+end
+
+local Page = {}
+Page.__index = Page
+
+local function new_page(title, section, date)
+  local page = setmetatable({ lines = {} }, Page)
+  page:macro(("Dd %s"):format(date))
+  page:macro(("Dt %s %d"):format(title:upper(), section))
+  page:macro("Os")
+  return page
+end
+
+function Page:macro(text) self.lines[#self.lines + 1] = "." .. text end
+
+-- A sentence in lines of at most 80 characters.
+function Page:wrapped(text)
+  local line = ""
+  local function finish()
+    -- A line that starts with a point or an apostrophe would be a macro.
+    self.lines[#self.lines + 1] = (line:find("^[.']") and "\\&" or "") .. line
+  end
+  for word in text:gmatch("%S+") do
+    if line ~= "" and #line + 1 + #word > 78 then
+      finish()
+      line = word
+    else
+      line = line == "" and word or line .. " " .. word
+    end
+  end
+  finish()
+end
+
+-- Sentences, one a line as mdoc wants it; a blank line starts a paragraph.
+function Page:text(text)
+  local first = true
+  for paragraph in (text .. "\n\n"):gmatch("(.-)\n%s*\n+") do
+    if paragraph:find("%S") then
+      if not first then self:macro("Pp") end
+      first = false
+      paragraph = paragraph:gsub("%s+", " "):gsub("^ ", ""):gsub(" $", "")
+      -- The ends of sentences; "e.g." and the like are not followed by a capital letter.
+      paragraph = paragraph:gsub("([%.:?!][%)\"]?) (%u)", "%1\n%2")
+      for sentence in paragraph:gmatch("[^\n]+") do self:wrapped(escape(sentence)) end
+    end
+  end
+end
+
+function Page:literal(text)
+  self:macro("Bd -literal -offset indent")
+  for line in (text .. "\n"):gmatch("(.-)\n") do
+    line = escape(line)
+    self.lines[#self.lines + 1] = line:find("^[.']") and "\\&" .. line or line
+  end
+  self:macro("Ed")
+end
+
+function Page:done() return table.concat(self.lines, "\n") .. "\n" end
+
+-- -- flowd-lua(8) -------------------------------------------------------------------------
+
+local function option_item(page, option)
+  page:macro(("It %sFl %s%s"):format(option.short and ("Fl %s , "):format(option.short:sub(2)) or "",
+    "\\-" .. option.name:sub(3), option.value and " Ar " .. option.value or ""))
+  page:text(option.doc)
+end
+
+local function command_words(name)
+  local words = { "Cm " .. name }
+  for _, a in ipairs(cli.command(name).arguments or {}) do
+    local word = "Ar " .. a.name .. (a.many and " ..." or "")
+    words[#words + 1] = a.optional and "Op " .. word or word
+  end
+  return words
+end
+
+local function write_command(page, name)
+  local command = cli.command(name)
+  page:macro("It Xo")
+  for _, words in ipairs(command_words(name)) do page:macro(words) end
+  page:macro("Xc")
+  page:text(command.doc)
+  if command.options and #command.options > 0 then
+    page:macro("Bl -tag -width Ds")
+    for _, option in ipairs(command.options) do option_item(page, option) end
+    page:macro("El")
+  end
+end
+
+--- flowd-lua(8).
+---@param date string as mdoc writes it: "January 2, 2026"
+---@return string
+function man.daemon(date)
+  local page = new_page("flowd-lua", 8, date)
+  page:macro("Sh NAME")
+  page:macro("Nm flowd-lua")
+  page:macro("Nd mark network flows with experiment and activity, and report them")
+  page:macro("Sh SYNOPSIS")
+  page:macro("Nm")
+  page:macro("Op Ar options")
+  page:macro("Ar command")
+  page:macro("Op Ar arguments")
+  page:macro("Sh DESCRIPTION")
+  page:macro("Nm")
+  page:text([[learns from its plugins which network flows belong to which experiment and activity (SciTags),
+lets the rules of the site decide about each, and hands them to its backends: packets get a flow label, collectors
+get fireflies.]])
+  page:macro("Pp")
+  page:text([[Rules, and plugins and backends of a site's own, are Lua. What is configured is described in]])
+  page:macro("Xr flowd-lua.conf 5 .")
+  page:macro("Sh COMMANDS")
+  page:macro("Bl -tag -width Ds")
+  for _, name in ipairs(cli.commands) do write_command(page, name) end
+  page:macro("El")
+  page:macro("Sh OPTIONS")
+  page:text("Options stand before or after the command.")
+  page:macro("Bl -tag -width Ds")
+  for _, option in ipairs(cli.options) do option_item(page, option) end
+  page:macro("El")
+  page:macro("Sh SIGNALS")
+  page:macro("Bl -tag -width Ds")
+  page:macro("It Dv SIGTERM , SIGINT")
+  page:text([[End all open flows, send their last messages, remove all marks and files, and exit. This takes at most
+stop_deadline.]])
+  page:macro("It Dv SIGUSR1")
+  page:text("Log every counter.")
+  page:macro("El")
+  page:macro("Sh FILES")
+  page:macro("Bl -tag -width Ds")
+  page:macro("It Pa " .. cli.default_conf)
+  page:text("The configuration, unless --conf names another.")
+  page:macro("It Pa " .. options.global.runtime_dir.default .. "/state")
+  page:text("Open flows and counters of the running daemon, in the configured runtime_dir.")
+  page:macro("El")
+  page:macro("Sh EXIT STATUS")
+  page:macro("Bl -tag -width Ds -compact")
+  for _, row in ipairs({ { "0", "Done." }, { "1", "Failed; a message on standard error says why." },
+    { "2", "Wrongly used: unknown command, option or argument." } }) do
+    page:macro("It " .. row[1])
+    page:text(row[2])
+  end
+  page:macro("El")
+  page:macro("Sh EXAMPLES")
+  page:text("Check the configuration, then run:")
+  page:literal("flowd-lua check && flowd-lua run")
+  page:text("Announce a flow to the pipe plugin, and its end:")
+  page:literal("p=" .. options.global.runtime_dir.default .. "/np\n"
+    .. "echo 'start tcp 2001:db8::1 1094 2001:db8::2 40000 atlas data_challenge' > $p\n"
+    .. "echo 'end tcp 2001:db8::1 1094 2001:db8::2 40000 atlas data_challenge' > $p")
+  page:macro("Sh SEE ALSO")
+  page:macro("Xr flowd-lua.conf 5 ,")
+  page:macro("Xr tc 8")
+  return page:done()
+end
+
+-- -- flowd-lua.conf(5) -------------------------------------------------------------------
+
+local write_fields
+
+local function write_field(page, name, field)
+  page:macro("It Va " .. argument(name))
+  page:text(schema.description(field))
+  if field.kind == "table" then
+    write_fields(page, field)
+    return
+  end
+  if field.required then
+    page:text("Must be given.")
+  elseif field.default ~= nil and not (field.kind == "map" or field.kind == "rules") then
+    page:text("Default:")
+    page:macro("Li " .. argument(config_print.value(field.default)) .. " .")
+  end
+end
+
+write_fields = function(page, field)
+  page:macro("Bl -tag -width Ds")
+  for _, entry in ipairs(schema.ordered(field)) do write_field(page, entry.name, entry.field) end
+  page:macro("El")
+end
+
+local function write_modules(page, kind)
+  for _, name in ipairs(plugins.builtin(kind)) do
+    local module = assert(plugins.find(kind, name))
+    page:macro(("Ss %s %s"):format(kind == "plugins" and "Plugin" or "Backend", name))
+    page:text(module.doc)
+    write_fields(page, schema.as_field(module.schema))
+  end
+end
+
+--- flowd-lua.conf(5).
+---@param date string as mdoc writes it: "January 2, 2026"
+---@return string
+function man.configuration(date)
+  local page = new_page("flowd-lua.conf", 5, date)
+  page:macro("Sh NAME")
+  page:macro("Nm flowd-lua.conf")
+  page:macro("Nd configuration of flowd-lua")
+  page:macro("Sh DESCRIPTION")
+  page:text([[The configuration is a Lua file that returns one table. What is left out has its default; everything that
+acts is opt-in, so that]])
+  page:macro("Li return {}")
+  page:text([[is a valid configuration that does nothing.]])
+  page:macro("Pp")
+  page:text([[Every option is checked before anything starts. An unknown name, a wrong type or a value out of range is an
+error that names the file, the line and the option; flowd-lua check tells all of them at once.
+
+The file, and every file of rules, plugins and backends that it names, must belong to root or to the owner of the
+configuration file and be writable by nobody else; so must every directory above it, unless its sticky bit is set.
+An error names the component of the path that is not so.
+
+Lua in the configuration and in files of rules can compute, but reach nothing outside: there is no io, no os.execute,
+no require.
+Names of files in the configuration itself are relative to its directory; those of the running daemon, such as
+runtime_dir and pipes, to the working directory.]])
+  page:macro("Sh OPTIONS")
+  write_fields(page, { kind = "table", fields = options.global })
+  page:macro("Sh PLUGINS AND BACKENDS")
+  page:text("Each has, besides its own, these options:")
+  write_fields(page, { kind = "table", fields = options.instance })
+  write_modules(page, "plugins")
+  write_modules(page, "backends")
+  page:macro("Sh FILES")
+  page:macro("Bl -tag -width Ds")
+  page:macro("It Pa " .. cli.default_conf)
+  page:text("Where flowd-lua looks for it.")
+  page:macro("El")
+  page:macro("Sh EXAMPLES")
+  page:text("Mark and report what is announced, and drop what stays inside the site:")
+  page:literal([[
+return {
+  plugins = { pipe = {} },
+  backends = {
+    marker = { interfaces = { "eth0" } },
+    firefly = { collectors = { "collector.example.org" } },
+  },
+  rules = {
+    rule "inside" (function(flow)
+      if flow.dst:is_private() then return drop end
+    end),
+  },
+}]])
+  page:macro("Sh SEE ALSO")
+  page:macro("Xr flowd-lua 8")
+  return page:done()
+end
+
+return man

@@ -1,0 +1,18 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- Write the manual pages. Usage: bin/flowd-lua lua scripts/build/man.lua OUTDIR YYYY-MM-DD
+local man = require("flowd.man")
+
+local directory, day = arg[1], arg[2]
+local year, month, date = day:match("^(%d+)-(%d+)-(%d+)$")
+local months = { "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
+  "November", "December" }
+local written = ("%s %d, %s"):format(months[tonumber(month)], tonumber(date), year)
+
+local function write(name, text)
+  local file = assert(io.open(directory .. "/" .. name, "w"))
+  assert(file:write(text))
+  assert(file:close())
+end
+
+write("flowd-lua.8", man.daemon(written))
+write("flowd-lua.conf.5", man.configuration(written))
