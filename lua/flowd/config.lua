@@ -26,7 +26,7 @@ local ENOENT = 2
 ---@field modules table<string, table<string, table>> by kind and key: the module behind it
 ---@field registry flowd.Registry
 ---@field rules table[] all rules, those of files in their place
----@field entries table[] the same as written: { rule = … } or { file = …, rules = … }
+---@field entries table[] the same as written: { rule = … } or, for files, { name = …, rules = … }
 ---@field files string[] every file that was read
 
 -- -- files ---------------------------------------------------------------------------------
@@ -183,8 +183,10 @@ function Loader:load_registry()
   return registry.load_embedded()
 end
 
--- The rules of one file name or pattern: appended to config.rules.
+-- The rules of one file name or pattern: appended to config_rules.
 function Loader:load_rule_files(position, pattern, config_rules, entries)
+  local entry = { name = pattern, rules = {} }
+  entries[#entries + 1] = entry
   local keys = { "rules", position }
   local path = below(self.directory, pattern)
   local paths = { path }
@@ -206,17 +208,15 @@ function Loader:load_rule_files(position, pattern, config_rules, entries)
       elseif type(value) ~= "table" then
         self:fail_text(("%s: expected the file to return a list of rules; it returned %s"):format(file, type(value)))
       end
-      if ok and type(value) == "table" then self:add_rule_list(file, value, config_rules, entries) end
+      if ok and type(value) == "table" then self:add_rule_list(file, value, config_rules, entry.rules) end
     end
   end
 end
 
-function Loader:add_rule_list(file, list, config_rules, entries)
-  local entry = { file = file, rules = {} }
-  entries[#entries + 1] = entry
+function Loader:add_rule_list(file, list, config_rules, entry_rules)
   for i, rule in ipairs(list) do
     if sandbox.is_rule(rule) then
-      entry.rules[#entry.rules + 1], config_rules[#config_rules + 1] = rule, rule
+      entry_rules[#entry_rules + 1], config_rules[#config_rules + 1] = rule, rule
     else
       self:fail_text(('%s: expected a list of rules; entry %d is a %s, not made by rule "name" …'):format(file, i,
         type(rule)))

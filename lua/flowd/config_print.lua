@@ -74,9 +74,9 @@ local function write_table(out, value, field, indent)
     return
   end
   out[#out + 1] = "{\n"
-  for _, key in ipairs(keys) do
+  for position, key in ipairs(keys) do
     out[#out + 1] = indent .. "  "
-    if type(key) ~= "number" then out[#out + 1] = key_text(key) .. " = " end
+    if key ~= position then out[#out + 1] = key_text(key) .. " = " end
     write(out, value[key], field_of(field, key), indent .. "  ")
     out[#out + 1] = ",\n"
   end
@@ -120,8 +120,8 @@ local function write_rules(out, config)
     out[#out + 1] = ("%s-- rule %q at %s:%d\n"):format(indent, rule.name, rule.file, rule.line)
   end
   for _, entry in ipairs(config.entries) do
-    if entry.file then
-      out[#out + 1] = ("    %s,\n"):format(scalar_text(entry.file))
+    if entry.name then
+      out[#out + 1] = ("    %s,\n"):format(scalar_text(entry.name))
       for _, rule in ipairs(entry.rules) do comment(rule, "      ") end
     else
       comment(entry.rule, "    ")

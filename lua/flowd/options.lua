@@ -69,12 +69,12 @@ options.global = {
     doc = "Where the names of experiments and activities come from.",
   }),
   plugins = schema.map({
-    of = schema.any({}), default = {},
+    keys = schema.any({}), of = schema.any({}), default = {},
     doc = "Sources of events: a plugin runs when its name is a key here; {} stands for all its defaults. A key may "
       .. 'be any name when use = "NAME" names the plugin, so that one plugin can run several times.',
   }),
   backends = schema.map({
-    of = schema.any({}), default = {},
+    keys = schema.any({}), of = schema.any({}), default = {},
     doc = "What acts on events: a backend runs when its name is a key here, as for plugins.",
   }),
   rules = schema.rules({
