@@ -73,7 +73,7 @@ endif
 
 # -- targets ---------------------------------------------------------------------
 
-.PHONY: help deps build run demo test test-kernels lint asan bench man static install clean
+.PHONY: help deps build run demo test test-kernels lint asan bench man conf static install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -124,6 +124,9 @@ man: $(BIN)/flowd-lua ## write the manual pages to build/man
 	@mkdir -p $(BUILD)/man
 	@$(BIN)/flowd-lua lua scripts/build/man.lua $(BUILD)/man $(MAN_DATE)
 	@echo "  MAN     $(BUILD)/man/flowd-lua.8 $(BUILD)/man/flowd-lua.conf.5"
+
+conf: $(BIN)/flowd-lua ## write conf/flowd.lua from the schemas
+	@$(BIN)/flowd-lua conf --template > $(BUILD)/flowd.lua && mv $(BUILD)/flowd.lua conf/flowd.lua
 
 install: build man ## copy into $(DESTDIR)$(PREFIX)
 	install -D -m 0755 $(BIN)/flowd-lua $(DESTDIR)$(PREFIX)/sbin/flowd-lua

@@ -5,8 +5,8 @@ local ffi = require("ffi")
 local api = require("flowd.api")
 local options = require("flowd.options")
 local plugins = require("flowd.plugins")
+local policy = require("flowd.config_sandbox")
 local registry = require("flowd.registry")
-local sandbox = require("flowd.config_sandbox")
 local schema = require("flowd.schema")
 local source_lines = require("flowd.source_lines")
 local suggest = require("flowd.suggest")
@@ -94,7 +94,9 @@ end
 -- Run a configuration or rule file. Returns true and what it returns, or false and a message.
 function Loader:run_file(path, text)
   self.files[#self.files + 1] = path
-  local chunk, message = sandbox.load(text, "@" .. path, self.environment)
+  -- A first line that starts with # is for the shell.
+  if text:sub(1, 1) == "#" then text = "--" .. text end
+  local chunk, message = self.policy:load(text, "@" .. path)
   if not chunk then return false, message end
   local ok, value = xpcall(chunk, function(err)
     if type(err) ~= "string" then return ("%s: error object is no string (%s)"):format(path, type(err)) end
@@ -203,10 +205,11 @@ function Loader:load_rule_files(position, pattern, config_rules, entries)
       local ok, value = self:run_file(file, text)
       if not ok then
         self:fail_text(tostring(value))
-      elseif sandbox.is_rule(value) then
+      elseif policy.is_rule(value) then
         value = { value }
       elseif type(value) ~= "table" then
-        self:fail_text(("%s: expected the file to return a list of rules; it returned %s"):format(file, type(value)))
+        self:fail_text(("%s: expected the file to return a list of rules; it returned %s"):format(file,
+          value == nil and "nothing" or "a " .. type(value)))
       end
       if ok and type(value) == "table" then self:add_rule_list(file, value, config_rules, entry.rules) end
     end
@@ -215,7 +218,7 @@ end
 
 function Loader:add_rule_list(file, list, config_rules, entry_rules)
   for i, rule in ipairs(list) do
-    if sandbox.is_rule(rule) then
+    if policy.is_rule(rule) then
       entry_rules[#entry_rules + 1], config_rules[#config_rules + 1] = rule, rule
     else
       self:fail_text(('%s: expected a list of rules; entry %d is a %s, not made by rule "name" …'):format(file, i,
@@ -229,7 +232,7 @@ function Loader:load_rules()
   for position, item in ipairs(self.values.rules or {}) do
     if type(item) == "string" then
       self:load_rule_files(position, item, config_rules, entries)
-    elseif sandbox.is_rule(item) then
+    elseif policy.is_rule(item) then
       entries[#entries + 1] = { rule = item }
       config_rules[#config_rules + 1] = item
     elseif item then
@@ -287,7 +290,7 @@ function config.load(path, overrides)
 
   local self = setmetatable({
     path = path, directory = directory_of(path), owner = owner, problems = {}, files = {},
-    environment = sandbox.environment(), lines = source_lines.read(text),
+    policy = policy.new(), lines = source_lines.read(text),
   }, Loader)
   local ok, raw = self:run_file(path, text)
   if not ok then return nil, { tostring(raw) } end

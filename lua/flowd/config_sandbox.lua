@@ -1,12 +1,8 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- The environment in which a configuration file and its rule files run.
-local config_sandbox = {}
+local sandbox = require("flowd.sandbox")
 
-local function copy(source, ...)
-  local out = {}
-  for _, name in ipairs({ ... }) do out[name] = source[name] end
-  return out
-end
+local config_sandbox = {}
 
 local Rule = {}
 
@@ -27,33 +23,22 @@ local function rule(name)
   end
 end
 
+local Policy = {}
+Policy.__index = Policy
+
 --- A new environment.
----@return table
-function config_sandbox.environment()
-  local environment = copy(_G, "assert", "error", "ipairs", "next", "pairs", "pcall", "select", "tonumber",
-    "tostring", "type", "unpack", "xpcall")
-  environment.math = copy(math, "abs", "ceil", "floor", "fmod", "huge", "max", "min", "modf", "pi", "pow", "random", "sqrt")
-  environment.string = copy(string, "byte", "char", "find", "format", "gmatch", "gsub", "len", "lower", "match", "rep",
-    "reverse", "sub", "upper")
-  environment.table = copy(table, "concat", "insert", "maxn", "remove", "sort")
-  environment.os = copy(os, "date", "time", "getenv")
-  environment.rule = rule
-  return setmetatable(environment, {
-    __index = function(_, name) error(("unknown name '%s'"):format(tostring(name)), 2) end,
-    __newindex = function(_, name) error(("global '%s' is not declared: put local before it"):format(tostring(name)), 2) end,
-    __metatable = false,
-  })
+function config_sandbox.new()
+  local box = sandbox.new()
+  box:define("rule", rule)
+  box:define("drop", {})
+  box:define("accept", {})
+  return setmetatable({ box = box }, Policy)
 end
 
---- Compile text (never bytecode) to run in an environment.
+--- Compile text to run in the environment.
 ---@param text string
 ---@param chunkname string
----@param environment table
 ---@return function|nil chunk, string|nil message
-function config_sandbox.load(text, chunkname, environment)
-  -- A first line that starts with # is for the shell.
-  if text:sub(1, 1) == "#" then text = "--" .. text end
-  return load(text, chunkname, "t", environment)
-end
+function Policy:load(text, chunkname) return self.box:load_text(text, chunkname) end
 
 return config_sandbox

@@ -5,7 +5,7 @@ local cleanup = require("spec.support.cleanup")
 local process = require("spec.support.process")
 local temp = require("spec.support.temp")
 
-local binary = os.getenv("FLOWD_BIN") or "bin/flowd-lua"
+local binary = require("spec.support.daemon").binary()
 local EXAMPLE = "flowd-lua help lists commands and options.\n"
 
 local function run(...)

@@ -1,0 +1,94 @@
+-- flowd-lua: configuration. Every option is here with its default; what is left out has it, too.
+-- flowd-lua check tells all that is wrong with it; flowd-lua.conf(5) says more.
+return {
+  -- Directory of what lives as long as the daemon: its state file, by default the pipe. Made when
+  -- missing.
+  runtime_dir = "/run/flowd-lua",
+
+  -- Directory of what outlives the daemon. Made when missing. Expects a path, or "" for none.
+  state_dir = "/var/lib/flowd-lua",
+
+  -- Directory of what can be fetched again. Made when missing. Expects a path, or "" for none.
+  cache_dir = "/var/cache/flowd-lua",
+
+  -- File to write the process id to while the daemon runs. Expects a path, or "" for none.
+  pid_file = "",
+
+  -- How many flows can be open at once. Memory is taken as flows come, at most 256 octets each. A
+  -- flow beyond that is refused, counted and logged; no open flow is ever pushed out. Expects an
+  -- integer from 1 to 100000000 flows.
+  max_flows = 1000000,
+
+  -- How long ending all open flows and sending their last messages may take when the daemon stops.
+  -- What is not done by then is counted and logged. Expects seconds from 0 to 3600 (a number, or
+  -- "500ms", "30s", "5m", "1h", "1d").
+  stop_deadline = 10,
+
+  -- Logging, on standard error.
+  log = {
+    -- The least urgent messages that are logged. --log-level on the command line overrides it.
+    -- Expects one of trace, debug, info, warn, error.
+    level = "info",
+
+    -- Start each log line with the time (UTC). --log-time on the command line overrides it.
+    time = false,
+  },
+
+  -- Directories with a site's own plugins, searched in order before the built-in ones. Relative to
+  -- the directory of this file.
+  plugin_dirs = { "/etc/flowd-lua/plugins" },
+
+  -- Directories with a site's own backends, searched in order before the built-in ones. Relative to
+  -- the directory of this file.
+  backend_dirs = { "/etc/flowd-lua/backends" },
+
+  -- Where the names of experiments and activities come from.
+  registry = {
+    -- Names of experiments and activities, a file in the published form (api.json). "" for the copy
+    -- inside the binary. Relative to the directory of this file. Expects a path, or "" for none.
+    file = "",
+  },
+
+  -- Sources of events: a plugin runs when its name is a key here; {} stands for all its defaults. A
+  -- key may be any name when use = "NAME" names the plugin, so that one plugin can run several
+  -- times.
+  plugins = {
+  },
+
+  -- What acts on events: a backend runs when its name is a key here, as for plugins.
+  backends = {
+    -- Writes the experiment and activity of a flow into the flow label of its IPv6 packets, TCP and
+    -- UDP, as they leave an interface. An eBPF program does that: it changes nothing else in a
+    -- packet, never drops one, and lives beside the programs, filters and qdiscs of others. IPv4
+    -- has no flow label: such flows are left alone. So are all fragments of a packet but the first,
+    -- which alone has the ports.
+    marker = {
+      -- true: the daemon does not start without it. Otherwise a failure to start is logged and
+      -- counted, and the others run.
+      required = false,
+
+      -- Network interfaces whose outgoing packets are marked. One that is not there, or goes and
+      -- comes back, is marked when it is there; it is an error when none is there at the start.
+      -- Expects a list, each a string that matches ^[^%s/]+$; 1 or more.
+      interfaces = { "lo" },
+
+      -- How packets are marked. label: by the IPv6 flow label. Expects one of label.
+      strategy = "label",
+
+      -- How the program is attached. tcx: by a link, before the interface's other egress programs
+      -- (Linux 6.6 and later). clsact: by a filter on the clsact qdisc, which is made if there is
+      -- none, and then removed at the end unless others use it. auto: tcx where the kernel has it,
+      -- else clsact. Expects one of auto, tcx, clsact.
+      method = "auto",
+    },
+  },
+
+  -- Site policy, in order: rules, and names of files of rules, relative to the directory of this
+  -- file; "rules.d/*.lua" stands for all that match, sorted by name.
+  rules = {
+    -- rule "what the storage servers send is ATLAS" {
+    --   match = { src = "2001:db8:1::/48", experiment = 0 },
+    --   set = { experiment = "atlas" },
+    -- },
+  },
+}
