@@ -57,6 +57,50 @@ return {
 
   -- What acts on events: a backend runs when its name is a key here, as for plugins.
   backends = {
+    -- Sends a firefly, the SciTags UDP message (syslog header and JSON, version 1), when a flow
+    -- starts and when it ends: to the flow's destination and to any number of collectors. Nothing
+    -- here ever waits: a receiver that is slow, down or has no address yet keeps a bounded queue of
+    -- its own.
+    firefly = {
+      -- true: the daemon does not start without it. Otherwise a failure to start is logged and
+      -- counted, and the others run.
+      required = false,
+
+      -- Send to the destination of each flow.
+      to_destination = true,
+
+      -- The port at the destinations, and at collectors that name none. Expects a port from 1 to
+      -- 65535.
+      port = 10514,
+
+      -- Collectors, each `"host"`, `"host:port"`, `"[IPv6 address]:port"` or `{ host = …, port =
+      -- … }`. A name is resolved without delaying the start, and again when it fails and every
+      -- `resolve_interval`. When it has several addresses, one that refuses is left for the next.
+      -- Expects a list, each a collector, such as "collector.example.org:10514", or a table of
+      -- options.
+      collectors = {},
+
+      -- Begin each message with a syslog header (RFC 5424). Off: the JSON object alone.
+      syslog_header = true,
+
+      -- What the header names as the sender; "" is the system's host name. Expects a host name
+      -- without blanks.
+      hostname = "",
+
+      -- How many fireflies may wait for each collector, and for the destinations of each address
+      -- family. A full queue drops its oldest. Expects an integer from 1 to 1000000 fireflies.
+      queue_length = 10000,
+
+      -- How often the collectors' names are resolved again. Expects seconds, 1 or more (a number,
+      -- or "500ms", "30s", "5m", "1h", "1d").
+      resolve_interval = "5m",
+
+      -- Let the kernel cut many fireflies for one receiver out of one long buffer (UDP_SEGMENT),
+      -- which halves the cost of a large batch. They are padded with blanks to equal length. Where
+      -- it does not work it is not used.
+      segmentation = true,
+    },
+
     -- Writes the experiment and activity of a flow into the flow label of its IPv6 packets, TCP and
     -- UDP, as they leave an interface. An eBPF program does that: it changes nothing else in a
     -- packet, never drops one, and lives beside the programs, filters and qdiscs of others. IPv4

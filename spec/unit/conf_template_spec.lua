@@ -12,11 +12,12 @@ describe("conf/flowd.lua", function()
   after_each(cleanup.all)
 
   it("is what the schemas say: `make conf` writes it", function()
-    assert.equal(conf_template.text(), temp.read("conf/flowd.lua"))
+    assert.is_true(conf_template.text() == temp.read("conf/flowd.lua"),
+      "conf/flowd.lua is not what the schemas say: run `make conf` and commit it")
   end)
 
   it("is what `flowd-lua conf --template` prints, without a configuration", function()
-    assert.equal(temp.read("conf/flowd.lua"),
+    assert.equal(conf_template.text(),
       process.must({ daemon.binary(), "conf", "--template", "--conf", "/none" }))
   end)
 
