@@ -62,10 +62,6 @@ return {
     -- here ever waits: a receiver that is slow, down or has no address yet keeps a bounded queue of
     -- its own.
     firefly = {
-      -- true: the daemon does not start without it. Otherwise a failure to start is logged and
-      -- counted, and the others run.
-      required = false,
-
       -- Send to the destination of each flow.
       to_destination = true,
 
@@ -99,6 +95,10 @@ return {
       -- which halves the cost of a large batch. They are padded with blanks to equal length. Where
       -- it does not work it is not used.
       segmentation = true,
+
+      -- true: the daemon does not start without it. Otherwise a failure to start is logged and
+      -- counted, and the others run.
+      required = false,
     },
 
     -- Writes the experiment and activity of a flow into the flow label of its IPv6 packets, TCP and
@@ -107,10 +107,6 @@ return {
     -- has no flow label: such flows are left alone. So are all fragments of a packet but the first,
     -- which alone has the ports.
     marker = {
-      -- true: the daemon does not start without it. Otherwise a failure to start is logged and
-      -- counted, and the others run.
-      required = false,
-
       -- Network interfaces whose outgoing packets are marked. One that is not there, or goes and
       -- comes back, is marked when it is there; it is an error when none is there at the start.
       -- Expects a list, each a string that matches ^[^%s/]+$; 1 or more.
@@ -124,6 +120,10 @@ return {
       -- none, and then removed at the end unless others use it. auto: tcx where the kernel has it,
       -- else clsact. Expects one of auto, tcx, clsact.
       method = "auto",
+
+      -- true: the daemon does not start without it. Otherwise a failure to start is logged and
+      -- counted, and the others run.
+      required = false,
     },
   },
 

@@ -103,7 +103,10 @@ options.instance = {
 function options.of_module(module)
   local field = schema.as_field(module.schema)
   local fields = {}
-  for name, f in pairs(options.instance) do fields[name] = f end
+  -- A module's own options come first, whichever was loaded first.
+  for name, f in pairs(options.instance) do
+    fields[name] = setmetatable({ order = 1e9 + f.order }, { __index = f })
+  end
   for name, f in pairs(field.fields) do fields[name] = f end
   return { kind = "table", fields = fields, check = field.check, order = 0 }
 end
