@@ -53,6 +53,34 @@ return {
   -- key may be any name when use = "NAME" names the plugin, so that one plugin can run several
   -- times.
   plugins = {
+    -- Reads flow lines from named pipes: "start|end tcp|udp SRC-IP SRC-PORT DST-IP DST-PORT
+    -- EXPERIMENT ACTIVITY". Experiment and activity are ids (0: a rule decides) or names of the
+    -- registry, with _ for a blank. A line that is refused is counted and logged with the reason.
+    -- When the daemon is busy its writers wait; nothing is lost.
+    pipe = {
+      -- Where the pipes are. A pipe that is not there is made, and removed when the daemon stops;
+      -- one that is there is used and stays, if root or the daemon's user owns it. Other software
+      -- writes to fixed paths: /var/run/flowd (flowd, StoRM), /var/run/flowd-go/np (flowd-go).
+      -- Expects a list, each a path; 1 or more.
+      paths = { "/run/flowd-lua/np" },
+
+      -- Mode of a pipe that is made: who may write. Expects a file mode in octal, such as "0660".
+      mode = "0660",
+
+      -- Owner of a pipe that is made, a name or a number; "": the daemon's user.
+      owner = "",
+
+      -- Group of a pipe that is made, a name or a number; "": the daemon's group.
+      group = "",
+
+      -- A regular file at a pipe's path, as programs leave there that write while no daemon runs,
+      -- is renamed (a name with the time is appended). Otherwise it is an error.
+      replace_regular_file = false,
+
+      -- true: the daemon does not start without it. Otherwise a failure to start is logged and
+      -- counted, and the others run.
+      required = false,
+    },
   },
 
   -- What acts on events: a backend runs when its name is a key here, as for plugins.
