@@ -45,11 +45,11 @@ local function fill_address(to, text)
   if api.address_parse(text, #text, to) < 0 then error("address: " .. text) end
 end
 
---- Queue a batch of events, as the flow table delivers them. Fields of an event, with defaults: state
+--- Make a batch of events, as the flow table delivers them. Fields of an event, with defaults: state
 --- ("start"), protocol ("tcp"), src, dst, src_port (5000), dst_port (443), slot, label (0x20004),
 --- known, decided, routed (true), delivered (true).
 ---@param list table[]
-function Marking:queue(list)
+function Marking:fill(list)
   local batch = self.batch
   ffi.fill(batch.event, ffi.sizeof("struct flow_event") * #list)
   batch.count = #list
@@ -68,7 +68,16 @@ function Marking:queue(list)
     e.flags = bit.bor(fields.delivered == false and 0 or ffi.C.EVENT_DELIVER, fields.known and ffi.C.EVENT_KNOWN or 0,
       fields.decided and ffi.C.EVENT_DECIDED or 0)
   end
-  api.marker_queue_batch(self.handle, batch, ROUTE)
+end
+
+--- Queue the batch that was made last.
+function Marking:queue_filled() api.marker_queue_batch(self.handle, self.batch, ROUTE) end
+
+--- Make a batch and queue it.
+---@param list table[]
+function Marking:queue(list)
+  self:fill(list)
+  self:queue_filled()
 end
 
 function Marking:flush() api.marker_flush(self.handle) end
