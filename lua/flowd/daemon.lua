@@ -88,11 +88,14 @@ end
 function Daemon:start_backends()
   self.backends = {}
   self.bits = {}
-  for position, name in ipairs(sorted_names(self.values.backends)) do
-    if position > ffi.C.FLOW_BACKENDS_MAX then
-      refuse("backends: expected at most %d, got more", ffi.C.FLOW_BACKENDS_MAX)
+  for _, name in ipairs(sorted_names(self.values.backends)) do
+    -- The state file keeps the bits: routes of flows that were open before mean the same.
+    local position = api.state_backend_bit(self.state, name)
+    if position < 0 then
+      refuse("backends: '%s' is one too many: a state file knows at most %d names of backends", name,
+        ffi.C.FLOW_BACKENDS_MAX)
     end
-    local route_bit = bit.lshift(1, position - 1)
+    local route_bit = bit.lshift(1, position)
     -- A rule may name a backend that failed: its events are then simply nobody's.
     self.bits[name] = route_bit
     local instance = self:start_instance("backends", name, route_bit)
