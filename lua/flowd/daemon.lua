@@ -121,7 +121,11 @@ function Daemon:build()
   self.put, self.flush_emitted = emit.inbox(self.registry, self.run_batch)
   -- Backends first: a plugin may deliver events from the moment it starts.
   self:start_backends()
-  local chain, problems = rules.compile(config.rules, { registry = self.registry, backends = self.bits })
+  local chain, problems = rules.compile(config.rules, {
+    registry = self.registry, backends = self.bits, plugins = self.values.plugins,
+    source_id = function(name) return api.state_name_id(self.state, name) end,
+    source_name = function(id) return ffi.string(api.state_name(self.state, id)) end,
+  })
   if not chain then refuse("%s", table.concat(problems, "; ")) end
   self.pipeline = pipeline.new({
     table = self.table, batch = self.batch, chain = chain, backends = self.backends,
