@@ -5,8 +5,9 @@ local ffi = require("ffi")
 local api = require("flowd.api")
 local options = require("flowd.options")
 local plugins = require("flowd.plugins")
-local policy = require("flowd.config_sandbox")
+local policy = require("flowd.policy")
 local registry = require("flowd.registry")
+local rules = require("flowd.rules")
 local schema = require("flowd.schema")
 local source_lines = require("flowd.source_lines")
 local suggest = require("flowd.suggest")
@@ -203,13 +204,17 @@ function Loader:load_rule_files(position, pattern, config_rules, entries)
       self:fail(keys, message)
     else
       local ok, value = self:run_file(file, text)
+      local made = self.policy:take_rules()
       if not ok then
         self:fail_text(tostring(value))
-      elseif policy.is_rule(value) then
+      elseif value == nil then
+        -- rule "…" {…} as statements: they stand in the order in which they were made.
+        value = made
+      elseif rules.is_rule(value) then
         value = { value }
       elseif type(value) ~= "table" then
-        self:fail_text(("%s: expected the file to return a list of rules; it returned %s"):format(file,
-          value == nil and "nothing" or "a " .. type(value)))
+        self:fail_text(("%s: expected the file to return nothing or a list of rules; it returned a %s"):format(file,
+          type(value)))
       end
       if ok and type(value) == "table" then self:add_rule_list(file, value, config_rules, entry.rules) end
     end
@@ -218,7 +223,7 @@ end
 
 function Loader:add_rule_list(file, list, config_rules, entry_rules)
   for i, rule in ipairs(list) do
-    if policy.is_rule(rule) then
+    if rules.is_rule(rule) then
       entry_rules[#entry_rules + 1], config_rules[#config_rules + 1] = rule, rule
     else
       self:fail_text(('%s: expected a list of rules; entry %d is a %s, not made by rule "name" …'):format(file, i,
@@ -229,10 +234,18 @@ end
 
 function Loader:load_rules()
   local config_rules, entries = {}, {}
+  local listed = {}
+  for _, item in ipairs(self.values.rules or {}) do listed[item] = true end
+  for _, rule in ipairs(self.policy:take_rules()) do
+    if not listed[rule] then
+      self:fail_text(('%s:%d: rule "%s" is not in the list `rules`: it would never run'):format(rule.file, rule.line,
+        rule.name))
+    end
+  end
   for position, item in ipairs(self.values.rules or {}) do
     if type(item) == "string" then
       self:load_rule_files(position, item, config_rules, entries)
-    elseif policy.is_rule(item) then
+    elseif rules.is_rule(item) then
       entries[#entries + 1] = { rule = item }
       config_rules[#config_rules + 1] = item
     elseif item then
@@ -272,6 +285,11 @@ function Loader:build(raw)
   }
   result.modules = { plugins = self:load_modules("plugins"), backends = self:load_modules("backends") }
   result.rules, result.entries = self:load_rules()
+  for _, problem in ipairs(rules.check(result.rules, {
+    registry = self.registry, backends = config.backend_bits(result), plugins = result.values.plugins,
+  })) do
+    self:fail_text(problem)
+  end
   return result
 end
 

@@ -16,6 +16,12 @@ local stats = require("flowd.stats")
 
 local SIGHUP, SIGINT, SIGUSR1, SIGTERM = 1, 2, 10, 15
 
+-- What the service manager is told; without one this does nothing.
+local function notify(text)
+  local status = api.notify_send(text)
+  if status < 0 then log.debug("service manager: cannot be told (error %d)", -status) end
+end
+
 local Daemon = {}
 Daemon.__index = Daemon
 
@@ -172,6 +178,7 @@ end
 
 --- End all flows, stop everything, remove what is ours. Returns the exit status.
 function Daemon:stop()
+  notify("STOPPING=1\nSTATUS=ending open flows")
   local deadline_ns = api.clock_monotonic_ns() + ffi.cast("uint64_t", self.values.stop_deadline * 1e9)
   for _, handle in ipairs(self.signals or {}) do handle:close() end
   for i = #self.instances, 1, -1 do
@@ -198,6 +205,15 @@ function Daemon:release()
   if self.pid_file then api.process_remove_pid_file(self.pid_file) end
 end
 
+-- Names of what runs, for the log.
+function Daemon:running(kind)
+  local names = {}
+  for _, entry in ipairs(self.instances) do
+    if entry.kind == kind then names[#names + 1] = entry.name end
+  end
+  return #names > 0 and table.concat(names, ", ") or "none"
+end
+
 --- Run the daemon until a signal ends it.
 ---@param config table what flowd.config.load returned
 ---@return integer status of the process
@@ -216,9 +232,10 @@ function daemon.run(config)
     return 1
   end
   self:watch_signals()
-  log.info("flowd-lua %s is ready: plugins %s; backends %s; %d rules", _flowd.version,
-    table.concat(sorted_names(self.values.plugins), ", "), table.concat(sorted_names(self.values.backends), ", "),
-    #self.pipeline.chain.rules)
+  log.info("flowd-lua %s is ready: plugins %s; backends %s; %d rules%s", _flowd.version, self:running("plugin"),
+    self:running("backend"), #self.pipeline.chain.rules,
+    #self.failed > 0 and ("; %d of its parts did not start"):format(#self.failed) or "")
+  notify("READY=1\nSTATUS=" .. (#self.failed > 0 and "some parts did not start" or "running"))
   loop.run()
   return self:stop()
 end

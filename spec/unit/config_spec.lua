@@ -267,7 +267,7 @@ describe("rules in a configuration", function()
     write("r.lua", "local x = undefined_thing")
     assert.truthy(refuse('return { rules = { "r.lua" } }')[1]:find("^r.lua:1: undefined_thing is not defined"))
     write("r.lua", "return 5")
-    assert.same({ "r.lua: expected the file to return a list of rules; it returned a number" },
+    assert.same({ "r.lua: expected the file to return nothing or a list of rules; it returned a number" },
       refuse('return { rules = { "r.lua" } }'))
     write("r.lua", "return { 5 }")
     assert.same({ 'r.lua: expected a list of rules; entry 1 is a number, not made by rule "name" …' },
