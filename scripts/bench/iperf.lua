@@ -11,7 +11,7 @@ local SOURCE_PORT, PORT = 45000, 5201
 local a, b = netns.pair()
 
 local function goodput()
-  local server = b:start({ "iperf3", "-s", "-1", "-p", PORT })
+  local server = b:start({ "iperf3", "-s", "-1", "--forceflush", "-p", PORT })
   server:expect("Server listening")
   local out = a:must({ "iperf3", "-c", b.address, "-p", PORT, "--cport", SOURCE_PORT, "-t", SECONDS, "-J" })
   server:wait(10)

@@ -76,17 +76,19 @@ function paint.json(json, indent)
   return indent .. table.concat(out)
 end
 
---- The 20 bits of a flow label, its fields apart: entropy dim, experiment green, activity yellow.
+--- The 20 bits of a flow label: its fields apart, and each by itself.
 ---@param label integer
----@return string
+---@return { all: string, experiment: string, activity: string, entropy: string }
 function paint.label_bits(label)
   local function bits(high, low)
     local text = ""
     for i = high, low, -1 do text = text .. (bit.band(bit.rshift(label, i), 1) == 1 and "1" or "0") end
     return text
   end
-  return table.concat({ paint.dim(bits(19, 18)), paint.green(bits(17, 9)), paint.dim(bits(8, 8)),
-    paint.yellow(bits(7, 2)), paint.dim(bits(1, 0)) }, " ")
+  local experiment, activity = paint.green(bits(17, 9)), paint.yellow(bits(7, 2))
+  local high, middle, low = paint.dim(bits(19, 18)), paint.dim(bits(8, 8)), paint.dim(bits(1, 0))
+  return { all = table.concat({ high, experiment, middle, activity, low }, " "), experiment = experiment, activity = activity,
+    entropy = table.concat({ high, middle, low }, " ") }
 end
 
 return paint

@@ -38,7 +38,7 @@ describe("a line in the pipe", function()
       local seen = capture.start(b, "eth0")
       local servers = {}
       for _, port in ipairs({ 5201, 5202 }) do
-        servers[port] = b:start({ "iperf3", "-s", "-1", "-p", port })
+        servers[port] = b:start({ "iperf3", "-s", "-1", "--forceflush", "-p", port })
         servers[port]:expect("Server listening")
       end
       local clients = {}

@@ -67,7 +67,7 @@ end
 -- Transfer `size` octets from a's src_port to b's dst_port.
 local function transfer(a, b, src_port, dst_port, options)
   options = options or {}
-  local server = b:start({ "iperf3", "-s", "-1", "-p", tostring(dst_port), "--forceflush" })
+  local server = b:start({ "iperf3", "-s", "-1", "--forceflush", "-p", tostring(dst_port), "--forceflush" })
   server:expect("listening", 10)
   local command = { "iperf3", "-c", b.address, "-p", tostring(dst_port), "--cport", tostring(src_port), "-n",
     options.size or "2M" }
