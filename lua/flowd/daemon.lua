@@ -8,6 +8,7 @@ local log = require("flowd.log")
 local context = require("flowd.context")
 local counters = require("flowd.counters")
 local emit = require("flowd.emit")
+local flow_log = require("flowd.flow_log")
 local flow_line = require("flowd.flow_line")
 local pipeline = require("flowd.pipeline")
 local plugins = require("flowd.plugins")
@@ -135,6 +136,7 @@ function Daemon:build()
   if not chain then refuse("%s", table.concat(problems, "; ")) end
   self.pipeline = pipeline.new({
     table = self.table, batch = self.batch, chain = chain, backends = self.backends,
+    observe = flow_log.new(self.registry, self.bits),
   })
   self:start_plugins()
 end

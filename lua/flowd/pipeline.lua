@@ -55,11 +55,12 @@ end
 
 --- A pipeline.
 ---@param options table table (struct flow_table *), batch (struct flow_batch *, for drain), chain, backends: list
----   of { name, bit (mask of a route), instance }
+---   of { name, bit (mask of a route), instance }; observe (optional): function(events, count), sees decided events
 ---@return flowd.Pipeline
 function pipeline.new(options)
   local self = setmetatable({
     table = options.table, batch = options.batch, chain = options.chain, backends = {}, known = 0,
+    observe = options.observe or function() end,
   }, Pipeline)
   for i, entry in ipairs(options.backends) do
     self.backends[i] = prepare(entry)
@@ -72,6 +73,7 @@ end
 function Pipeline:deliver(batch)
   local backends = self.backends
   local events, count = batch.event, batch.count
+  self.observe(events, count)
   for i = 1, #backends do backends[i].on_events(events, count) end
   for i = 1, #backends do backends[i].flush() end
 end

@@ -142,7 +142,9 @@ end
 --- Run another command of the binary with this configuration.
 ---@return table result process.run's
 function methods:command(...)
-  return process.run({ daemon.binary(), "--conf", self.conf, ..., namespace = self.namespace })
+  local command = { daemon.binary(), "--conf", self.conf, ... }
+  command.namespace = self.namespace
+  return process.run(command)
 end
 
 --- Every counter, by its series.
