@@ -73,17 +73,8 @@ void flow_table_close(struct flow_table *t)
 	if (t->free)
 		munmap(t->free, t->free_size);
 	flow_index_close(&t->index);
-	free(t->ended);
+	free(t->replay);
 	free(t);
-}
-
-void flow_table_settle(struct flow_table *t)
-{
-	for (uint32_t i = 0; i < t->ended_count; i++)
-		flow_table_push_free(t, t->ended[i]);
-	free(t->ended);
-	t->ended = NULL;
-	t->ended_count = 0;
 }
 
 static bool is_open(const struct flow_table *t, uint32_t slot)

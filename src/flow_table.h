@@ -114,9 +114,10 @@ FFI_EXPORT void flow_table_release(struct flow_table *t, struct flow_batch *b);
  * release. */
 FFI_EXPORT uint32_t flow_table_drain(struct flow_table *t, struct flow_batch *b);
 
-/* After a crash: the input that was not consumed has been read again. Flows that had
- * ended before the crash, kept for it, are freed. Until then an end that comes again finds
- * its start time. Without unconsumed input flow_table_open() does this itself. */
+/* After a crash: the input that the last process had not consumed has been read again. Until
+ * then, flows that ended in its last batch are kept, so that an end that comes again finds its flow's
+ * start time; now they are freed. Call it when the events of the inherited octets are
+ * committed, before other input is read. Where nothing is to be read again it does nothing. */
 FFI_EXPORT void flow_table_settle(struct flow_table *t);
 
 /* Slot number of an open flow, or FLOW_SLOT_NONE. */

@@ -49,36 +49,53 @@ static bool slot_valid(const struct flow_slot *f, uint64_t now)
 	       f->source < STATE_NAMES_MAX && application_valid(f->application);
 }
 
-static bool input_pending(struct state *s)
+/* Will input be read again whose events were committed already? Not when some input was
+ * consumed after the last batch: that batch was made of it. */
+static bool replay_expected(struct state *s)
 {
+	uint64_t batch = state_header(s)->batch;
+	bool pending = false;
+
 	for (uint32_t i = 0; i < STATE_INPUTS_MAX; i++) {
 		const struct state_input *in = state_input_at(s, i);
 
+		if (in && in->batch == batch)
+			return false;
 		if (in && in->consumed < in->length)
-			return true;
+			pending = true;
 	}
-	return false;
+	return pending;
 }
 
-static int keep_ended(struct flow_table *t, uint32_t slot)
+static int queue(struct flow_table *t, uint32_t slot)
 {
 	/* Doubles at powers of two. */
-	if ((t->ended_count & (t->ended_count - 1)) == 0) {
-		size_t room = t->ended_count ? 2 * (size_t)t->ended_count : 1;
-		uint32_t *more = realloc(t->ended, room * sizeof(*more));
+	if ((t->replay_count & (t->replay_count - 1)) == 0) {
+		size_t room = t->replay_count ? 2 * (size_t)t->replay_count : 1;
+		uint32_t *more = realloc(t->replay, room * sizeof(*more));
 
 		if (!more)
 			return -ENOMEM;
-		t->ended = more;
+		t->replay = more;
 	}
-	t->slots[slot].commit = FLOW_SLOT_ENDED;
-	t->ended[t->ended_count++] = slot;
+	t->replay[t->replay_count++] = slot;
+	return 0;
+}
+
+/* A flow that had ended. */
+static int adopt_ended(struct flow_table *t, uint32_t slot, bool replay)
+{
+	if (replay) {
+		t->slots[slot].commit = FLOW_SLOT_ENDED;
+		return queue(t, slot);
+	}
+	flow_table_push_free(t, slot);
 	return 0;
 }
 
 /* Two open flows of one 5-tuple: the batch in hand had the end of the older and the start
- * of the newer. When that batch is read again, its end must find the older. */
-static int open_slot(struct flow_table *t, uint32_t slot, bool pending)
+ * of the newer. */
+static int adopt_open(struct flow_table *t, uint32_t slot, bool replay)
 {
 	struct flow_slot *f = &t->slots[slot];
 	struct flow_index_entry *entry = flow_index_find(&t->index, t->slots, &f->key, f->hash);
@@ -94,14 +111,12 @@ static int open_slot(struct flow_table *t, uint32_t slot, bool pending)
 		entry->slot = slot + 1;
 	else
 		older = slot;
-	if (pending)
-		return keep_ended(t, older);
-	t->duplicate->value++;
-	flow_table_push_free(t, older);
-	return 0;
+	if (!replay)
+		t->duplicate->value++;
+	return adopt_ended(t, older, replay);
 }
 
-static int adopt_slot(struct flow_table *t, uint32_t slot, uint64_t now, bool pending)
+static int adopt_slot(struct flow_table *t, uint32_t slot, uint64_t now, bool replay)
 {
 	struct flow_slot *f = &t->slots[slot];
 
@@ -119,11 +134,29 @@ static int adopt_slot(struct flow_table *t, uint32_t slot, uint64_t now, bool pe
 	f->hash = flow_index_hash(&t->index, &f->key);
 	if (t->header->sequence < f->id)
 		t->header->sequence = f->id;
-	if (f->commit == FLOW_SLOT_OPEN)
-		return open_slot(t, slot, pending);
-	if (pending)
-		return keep_ended(t, slot);
-	flow_table_push_free(t, slot);
+	return f->commit == FLOW_SLOT_OPEN ? adopt_open(t, slot, replay) : adopt_ended(t, slot, replay);
+}
+
+/* Where flows that ended wait for the replay, the open flow of the same 5-tuple waits behind
+ * them: the replay begins with the oldest. */
+static int queue_successors(struct flow_table *t)
+{
+	uint32_t ended = t->replay_count;
+
+	for (uint32_t i = 0; i < ended; i++) {
+		const struct flow_slot *f = &t->slots[t->replay[i]];
+		struct flow_index_entry *entry = flow_index_find(&t->index, t->slots, &f->key, f->hash);
+		uint32_t slot;
+		int error;
+
+		if (!entry)
+			continue;
+		slot = entry->slot - 1;
+		flow_index_remove(&t->index, f->hash, slot);
+		error = queue(t, slot);
+		if (error)
+			return error;
+	}
 	return 0;
 }
 
@@ -140,19 +173,20 @@ int flow_table_adopt(struct flow_table *t)
 {
 	uint64_t damaged = t->damaged->value;
 	uint64_t now = clock_realtime_us();
-	bool pending = input_pending(t->state);
+	bool replay = replay_expected(t->state);
+	int error = 0;
 
 	if (t->header->sequence > ID_MAX)
 		t->header->sequence = 0;
 	/* Downward: the lowest free slots are used first. */
-	for (uint32_t i = t->header->slots_used; i-- > 0;) {
-		int error = adopt_slot(t, i, now, pending);
-
-		if (error)
-			return error;
-	}
-	if (t->ended_count)
-		qsort_r(t->ended, t->ended_count, sizeof(*t->ended), compare_ids, t);
+	for (uint32_t i = t->header->slots_used; i-- > 0 && !error;)
+		error = adopt_slot(t, i, now, replay);
+	if (!error)
+		error = queue_successors(t);
+	if (error)
+		return error;
+	if (t->replay_count)
+		qsort_r(t->replay, t->replay_count, sizeof(*t->replay), compare_ids, t);
 	t->adopted->value += t->live;
 	if (t->live)
 		log_info("flow table: %u open flows taken over", t->live);
@@ -162,19 +196,42 @@ int flow_table_adopt(struct flow_table *t)
 	return 0;
 }
 
-int32_t flow_table_take_ended(struct flow_table *t, const struct flow_key *key, uint32_t hash, uint64_t id)
+int32_t flow_table_replayed(struct flow_table *t, const struct flow_key *key, uint32_t hash)
 {
-	for (uint32_t i = 0; i < t->ended_count; i++) {
-		uint32_t slot = t->ended[i];
+	for (uint32_t i = 0; i < t->replay_count; i++) {
+		uint32_t slot = t->replay[i];
 		struct flow_slot *f = &t->slots[slot];
 
-		if (f->hash != hash || f->id >= id || !flow_key_equal(&f->key, key))
+		if (f->hash != hash || !flow_key_equal(&f->key, key))
 			continue;
-		memmove(&t->ended[i], &t->ended[i + 1], (t->ended_count - i - 1) * sizeof(*t->ended));
-		t->ended_count--;
+		memmove(&t->replay[i], &t->replay[i + 1], (t->replay_count - i - 1) * sizeof(*t->replay));
+		t->replay_count--;
+		if (f->commit == FLOW_SLOT_ENDED)
+			t->live++;
 		f->commit = FLOW_SLOT_OPEN;
-		t->live++;
 		return (int32_t)slot;
 	}
 	return FLOW_SLOT_NONE;
+}
+
+void flow_table_settle(struct flow_table *t)
+{
+	for (uint32_t i = 0; i < t->replay_count; i++) {
+		uint32_t slot = t->replay[i];
+		const struct flow_slot *f = &t->slots[slot];
+
+		if (f->commit == FLOW_SLOT_OPEN) {
+			if (!flow_index_find(&t->index, t->slots, &f->key, f->hash)) {
+				flow_index_insert(&t->index, f->hash, slot);
+				continue;
+			}
+			t->duplicate->value++;
+			t->live--;
+		}
+		flow_table_push_free(t, slot);
+	}
+	free(t->replay);
+	t->replay = NULL;
+	t->replay_count = 0;
+	t->gauge_open->value = t->live;
 }

@@ -102,52 +102,55 @@ static void join(struct flow_table *t, struct flow_event *e, uint32_t slot)
 	e->flags |= EVENT_KNOWN;
 }
 
+/* True when the event belongs to a flow that waits for replayed input after a crash. */
+static bool join_replayed(struct flow_table *t, struct flow_event *e, uint32_t hash, struct flow_index_entry *entry)
+{
+	int32_t slot = t->replay_count ? flow_table_replayed(t, &e->key, hash) : FLOW_SLOT_NONE;
+
+	if (slot < 0)
+		return false;
+	if (entry) {
+		entry->slot = (uint32_t)slot + 1;
+		e->flags |= EVENT_REOPENED;
+	} else {
+		flow_index_insert(&t->index, hash, (uint32_t)slot);
+	}
+	join(t, e, (uint32_t)slot);
+	return true;
+}
+
 static void resolve_start(struct flow_table *t, struct flow_event *e, uint32_t hash)
 {
 	struct flow_index_entry *entry = flow_index_find(&t->index, t->slots, &e->key, hash);
-	int32_t again;
 
 	if (entry && !(t->slots[entry->slot - 1].phase & FLOW_PHASE_ENDING)) {
 		join(t, e, entry->slot - 1);
-		if (e->state == FLOW_ONGOING)
-			e->flags |= EVENT_DECIDED;
+	} else if (!join_replayed(t, e, hash, entry)) {
+		reserve(t, e, hash, entry);
 		return;
 	}
-	/* After a crash: a start that was read before it, of a flow that ended before it. */
-	if (t->ended_count && !entry) {
-		again = flow_table_take_ended(t, &e->key, hash, UINT64_MAX);
-		if (again >= 0) {
-			flow_index_insert(&t->index, hash, (uint32_t)again);
-			join(t, e, (uint32_t)again);
-			return;
-		}
-	}
-	reserve(t, e, hash, entry);
+	if (e->state == FLOW_ONGOING)
+		e->flags |= EVENT_DECIDED;
 }
 
 static void resolve_end(struct flow_table *t, struct flow_event *e, uint32_t hash)
 {
 	struct flow_index_entry *entry = flow_index_find(&t->index, t->slots, &e->key, hash);
-	int32_t slot = FLOW_SLOT_NONE;
+	struct flow_slot *f;
 
-	if (entry && (t->slots[entry->slot - 1].phase & FLOW_PHASE_ENDING))
-		entry = NULL;
-	if (t->ended_count)
-		slot = flow_table_take_ended(t, &e->key, hash,
-					     entry ? t->slots[entry->slot - 1].id : UINT64_MAX);
-	if (slot < 0 && entry)
-		slot = (int32_t)(entry->slot - 1);
-	if (slot < 0) {
+	if (entry && !(t->slots[entry->slot - 1].phase & FLOW_PHASE_ENDING)) {
+		join(t, e, entry->slot - 1);
+	} else if (!join_replayed(t, e, hash, entry)) {
 		e->start_us = e->time_us;
 		e->label = random_entropy(t);
 		t->strays->value++;
 		t->stray[t->stray_count++] = hash;
 		return;
 	}
-	join(t, e, (uint32_t)slot);
+	f = &t->slots[e->slot];
 	e->flags |= EVENT_DECIDED;
-	t->slots[slot].phase |= FLOW_PHASE_ENDING;
-	t->ending[t->ending_count++] = (uint32_t)slot;
+	f->phase |= FLOW_PHASE_ENDING;
+	t->ending[t->ending_count++] = (uint32_t)e->slot;
 	t->live--;
 }
 
@@ -181,6 +184,8 @@ void flow_table_resolve(struct flow_table *t, struct flow_batch *b)
 	/* A batch that failed between its steps leaves nothing behind. */
 	flow_table_release(t, b);
 	flow_table_empty_limbo(t);
+	flow_table_fence();
+	t->header->batch += n > 0;
 	t->stray_count = 0;
 
 	/* Three stages run through the batch one behind the other, so that the index's line

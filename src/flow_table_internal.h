@@ -45,9 +45,10 @@ struct flow_table {
 
 	uint32_t drain_from;
 
-	/* Adopted flows that had ended, by id, until flow_table_settle(). */
-	uint32_t *ended;
-	uint32_t ended_count;
+	/* Adopted flows that had ended, and open ones of the same 5-tuples, the oldest first: not in
+	 * the index. Replayed input meets them in this order. Until flow_table_settle(). */
+	uint32_t *replay;
+	uint32_t replay_count;
 
 	/* The last label made: neighbours in a batch mostly have the same tag. */
 	uint32_t label;
@@ -89,11 +90,11 @@ static inline void flow_table_empty_limbo(struct flow_table *t)
 	t->limbo_count = 0;
 }
 
-/* Fill index, free list and `ended` from the slots in the file. 0 or -ENOMEM. */
+/* Fill index, free list and `replay` from the slots in the file. 0 or -ENOMEM. */
 int flow_table_adopt(struct flow_table *t);
 
-/* The oldest adopted flow of that key that had ended and has an id below `id`; the caller
- * takes it over. FLOW_SLOT_NONE when there is none. */
-int32_t flow_table_take_ended(struct flow_table *t, const struct flow_key *key, uint32_t hash, uint64_t id);
+/* Take the oldest flow of that key out of `replay`: it is open again, and in no index.
+ * FLOW_SLOT_NONE when there is none. */
+int32_t flow_table_replayed(struct flow_table *t, const struct flow_key *key, uint32_t hash);
 
 #endif

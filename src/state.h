@@ -78,6 +78,7 @@ struct state_header {
 	uint32_t slots_reserved; /* slots whose octets are allocated: whole chunks */
 	uint32_t slots_used;    /* no slot from here on was ever used */
 	uint64_t sequence;      /* id of the newest flow */
+	uint64_t batch;         /* number of the last batch that was begun */
 	uint64_t created_us;    /* when the file was made */
 	uint64_t opened_us;     /* when its owner started */
 	uint32_t adoptions;     /* how often it was taken over since it was made */
@@ -106,7 +107,8 @@ struct state_input {
 	uint64_t inode;
 	uint64_t position;    /* for the reader: in that file */
 	uint64_t total;       /* octets ever consumed */
-	uint64_t reserved[4];
+	uint64_t batch;       /* state_header.batch when octets were last consumed */
+	uint64_t reserved[3];
 };
 
 struct state_name {
@@ -165,7 +167,8 @@ FFI_EXPORT void state_input_close(struct state *s, struct state_input *input);
 /* Octets 0..capacity-1. */
 FFI_EXPORT uint8_t *state_input_data(struct state_input *input);
 
-/* Set both offsets in one store: a kill leaves either the old pair or the new. */
+/* Set both offsets in one store: a kill leaves either the old pair or the new. When `consumed`
+ * changes, the batch that was begun last counts as done with: see flow_table_settle(). */
 FFI_EXPORT void state_input_set(struct state_input *input, uint32_t length, uint32_t consumed);
 
 /* The n-th entry, 0..STATE_INPUTS_MAX-1; NULL when it is free. */

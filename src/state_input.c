@@ -95,22 +95,28 @@ void state_input_close(struct state *s, struct state_input *in)
 	memset(in, 0, sizeof(*in));
 }
 
+static uint8_t *file_base(struct state_input *in)
+{
+	return (uint8_t *)(in - in->number) - STATE_INPUTS_OFFSET;
+}
+
 uint8_t *state_input_data(struct state_input *in)
 {
-	uint8_t *base = (uint8_t *)(in - in->number) - STATE_INPUTS_OFFSET;
-
-	return base + state_input_offset(in->number);
+	return file_base(in) + state_input_offset(in->number);
 }
 
 void state_input_set(struct state_input *in, uint32_t length, uint32_t consumed)
 {
 	uint32_t pair[2] = {length, consumed};
+	bool done = consumed != in->consumed;
 	uint64_t word;
 
 	memcpy(&word, pair, sizeof(word));
 	fence();
 	__atomic_store_n((uint64_t *)&in->length, word, __ATOMIC_RELAXED);
 	fence();
+	if (done)
+		in->batch = ((struct state_header *)file_base(in))->batch;
 }
 
 struct state_input *state_input_at(struct state *s, uint32_t n)
