@@ -74,6 +74,13 @@ function flows.reopen(_, _, flows_max)
   return s, t
 end
 
+--- Close; the file stays for the next to take over.
+function flows.leave()
+  api.flow_table_close(current.table)
+  api.state_close(current.state, false)
+  current = {}
+end
+
 ---@param n integer
 ---@return any key `struct flow_key`
 function flows.key(n)
@@ -90,14 +97,15 @@ end
 function flows.number(key) return key.dst.word[3] end
 
 -- A reference to an event does not keep its batch from being collected: this does, for a while.
-local anchored, anchor = {}, 0
+flows.recent = {}
+local last = 0
 
 --- A batch of { "start"|"ongoing"|"end", flow number, time=, route=, application=, sent=, received= }.
 ---@param events table[]
 function flows.batch(events)
   local b = ffi.new("struct flow_batch")
-  anchor = anchor % 32 + 1
-  anchored[anchor] = b
+  last = last % 32 + 1
+  flows.recent[last] = b
   b.count = #events
   for i, event in ipairs(events) do
     local e = b.event[i - 1]
@@ -112,6 +120,47 @@ function flows.batch(events)
     end
   end
   return b
+end
+
+-- -- batches that are a function of their number ---------------------------------
+
+-- What happens in batch n: at most twenty flows, each several times in a batch.
+local function numbered(n)
+  local events, x = {}, n * 2654435761 % 2 ^ 32
+  for i = 1, 8 + n % 9 do
+    x = (x * 1103515245 + 12345) % 2 ^ 31
+    local what = math.floor(x / 65536)
+    events[i] = { ({ "start", "start", "end", "ongoing" })[what % 4 + 1], math.floor(what / 4) % 20 + 1, time = n * 100 + i,
+      activity = (n + i) % 63 + 1 }
+  end
+  return events
+end
+
+--- Run batch n through the table; every event not decided is given its own activity.
+function flows.run_numbered(t, n)
+  local events = numbered(n)
+  local b = flows.batch(events)
+  api.flow_table_resolve(t, b)
+  for i, event in ipairs(events) do
+    local e = b.event[i - 1]
+    if not flows.has(e, ffi.C.EVENT_DECIDED) then e.experiment, e.activity = 2, event.activity end
+  end
+  api.flow_table_commit(t, b, 0xff)
+  api.flow_table_release(t, b)
+end
+
+--- What batch n makes of the open flows: { [flow number] = { start, activity } }.
+function flows.model_numbered(open, n)
+  for _, event in ipairs(numbered(n)) do
+    local number = event[2]
+    if event[1] == "end" then
+      open[number] = nil
+    elseif not open[number] then
+      open[number] = { start = event.time, activity = event.activity }
+    elseif event[1] == "start" then
+      open[number].activity = event.activity
+    end
+  end
 end
 
 return flows
