@@ -36,7 +36,7 @@ describe("stats", function()
   end)
 
   it("print JSON that another implementation reads", function()
-    local document = assert(parser.decode((assert(stats.render(open(), "json"):gsub("18446744073709551614", "77")))))
+    local document = assert(parser.decode((assert(stats.render(open(), "json"):gsub("%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d+", "77")))))
     assert.is_true(document.state.running)
     assert.equal(ffi.C.getpid(), document.state.pid)
     assert.equal(10, document.state.flows_max)
