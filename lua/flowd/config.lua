@@ -71,6 +71,13 @@ local function glob(pattern)
   return paths
 end
 
+-- Lua shortens a long name of a file in its messages: "...site/conf.lua:3: oh".
+local function whole_path(message, path)
+  local short = debug.getinfo(loadstring("", "@" .. path), "S").short_src
+  if message:sub(1, #short + 1) == short .. ":" then return path .. message:sub(#short + 1) end
+  return message
+end
+
 -- -- one load --------------------------------------------------------------------------------
 
 local Loader = {}
@@ -92,18 +99,20 @@ function Loader:validate(fields, value, keys)
   return completed
 end
 
--- Run a configuration or rule file. Returns true and what it returns, or false and a message.
+-- Run a configuration or rule file. Returns true, what it returns, and the rules that it made; or
+-- false and a message.
 function Loader:run_file(path, text)
   self.files[#self.files + 1] = path
   -- A first line that starts with # is for the shell.
   if text:sub(1, 1) == "#" then text = "--" .. text end
+  local function whole(message) return whole_path(message, path) end
   local chunk, message = self.policy:load(text, "@" .. path)
-  if not chunk then return false, message end
+  if not chunk then return false, whole(message) end
   local ok, value = xpcall(chunk, function(err)
     if type(err) ~= "string" then return ("%s: error object is no string (%s)"):format(path, type(err)) end
-    return err
+    return whole(err)
   end)
-  return ok, value
+  return ok, value, self.policy:take_rules()
 end
 
 local function names_of(kind, directories)
@@ -186,12 +195,51 @@ function Loader:load_registry()
   return registry.load_embedded()
 end
 
--- The rules of one file name or pattern: appended to config_rules.
-function Loader:load_rule_files(position, pattern, config_rules, entries)
-  local entry = { name = pattern, rules = {} }
+-- A rule that was made but stands in no list would silently not run.
+function Loader:fail_forgotten(made, listed)
+  for _, rule in ipairs(made) do
+    if not listed[rule] then
+      self:fail_text(('%s:%d: rule "%s" is not in the list of rules: it would never run'):format(rule.file, rule.line, rule.name))
+    end
+  end
+end
+
+-- The list of rules that a rule file gave, or nil: what is wrong is noted.
+function Loader:rule_list(file, value, made)
+  if rules.is_rule(value) then return { value } end
+  -- rule "…" {…} as statements: they stand in the order in which they were made.
+  if value == nil then return made end
+  if type(value) == "table" then return value end
+  self:fail_text(("%s: expected the file to return nothing or a list of rules; it returned a %s"):format(file,
+    type(value)))
+  return nil
+end
+
+-- The rules of one trusted file, appended to both lists.
+function Loader:load_rule_file(file, text, all, of_entry)
+  local ok, value, made = self:run_file(file, text)
+  if not ok then return self:fail_text(value) end
+  local list = self:rule_list(file, value, made)
+  if not list then return end
+  local listed = {}
+  for i, rule in ipairs(list) do
+    if rules.is_rule(rule) then
+      listed[rule] = true
+      of_entry[#of_entry + 1], all[#all + 1] = rule, rule
+    else
+      self:fail_text(('%s: expected a list of rules; entry %d is a %s, not made by rule "name" …'):format(file, i,
+        type(rule)))
+    end
+  end
+  self:fail_forgotten(made, listed)
+end
+
+-- The files of one entry: a name, or a pattern.
+function Loader:load_rule_files(position, name, all, entries)
+  local entry = { name = name, rules = {} }
   entries[#entries + 1] = entry
   local keys = { "rules", position }
-  local path = below(self.directory, pattern)
+  local path = below(self.directory, name)
   local paths = { path }
   if path:find("[*?%[]") then
     local message
@@ -200,59 +248,30 @@ function Loader:load_rule_files(position, pattern, config_rules, entries)
   end
   for _, file in ipairs(paths) do
     local text, message = read_trusted(file, self.owner)
-    if not text then
+    if text then
+      self:load_rule_file(file, text, all, entry.rules)
+    else
       self:fail(keys, message)
-    else
-      local ok, value = self:run_file(file, text)
-      local made = self.policy:take_rules()
-      if not ok then
-        self:fail_text(tostring(value))
-      elseif value == nil then
-        -- rule "…" {…} as statements: they stand in the order in which they were made.
-        value = made
-      elseif rules.is_rule(value) then
-        value = { value }
-      elseif type(value) ~= "table" then
-        self:fail_text(("%s: expected the file to return nothing or a list of rules; it returned a %s"):format(file,
-          type(value)))
-      end
-      if ok and type(value) == "table" then self:add_rule_list(file, value, config_rules, entry.rules) end
     end
   end
 end
 
-function Loader:add_rule_list(file, list, config_rules, entry_rules)
-  for i, rule in ipairs(list) do
-    if rules.is_rule(rule) then
-      entry_rules[#entry_rules + 1], config_rules[#config_rules + 1] = rule, rule
-    else
-      self:fail_text(('%s: expected a list of rules; entry %d is a %s, not made by rule "name" …'):format(file, i,
-        type(rule)))
-    end
-  end
-end
-
-function Loader:load_rules()
-  local config_rules, entries = {}, {}
-  local listed = {}
-  for _, item in ipairs(self.values.rules or {}) do listed[item] = true end
-  for _, rule in ipairs(self.policy:take_rules()) do
-    if not listed[rule] then
-      self:fail_text(('%s:%d: rule "%s" is not in the list `rules`: it would never run'):format(rule.file, rule.line,
-        rule.name))
-    end
-  end
+-- made: the rules that the configuration file itself made.
+function Loader:load_rules(made)
+  local all, entries, listed = {}, {}, {}
   for position, item in ipairs(self.values.rules or {}) do
     if type(item) == "string" then
-      self:load_rule_files(position, item, config_rules, entries)
+      self:load_rule_files(position, item, all, entries)
     elseif rules.is_rule(item) then
+      listed[item] = true
       entries[#entries + 1] = { rule = item }
-      config_rules[#config_rules + 1] = item
+      all[#all + 1] = item
     elseif item then
       self:fail({ "rules", position }, 'expected rule "name" … or the name of a file of rules; got a table')
     end
   end
-  return config_rules, entries
+  self:fail_forgotten(made, listed)
+  return all, entries
 end
 
 -- Every problem as FILE:LINE: path: message, in the order of the lines.
@@ -276,7 +295,7 @@ function Loader:report()
 end
 
 -- Everything after the chunk has returned its table.
-function Loader:build(raw)
+function Loader:build(raw, made)
   self.values = self:validate(options.global, raw, {}) or {}
   self.registry = self:load_registry()
   local result = {
@@ -284,9 +303,9 @@ function Loader:build(raw)
     registry = self.registry, files = self.files,
   }
   result.modules = { plugins = self:load_modules("plugins"), backends = self:load_modules("backends") }
-  result.rules, result.entries = self:load_rules()
+  result.rules, result.entries = self:load_rules(made)
   for _, problem in ipairs(rules.check(result.rules, {
-    registry = self.registry, backends = config.backend_bits(result), plugins = result.values.plugins,
+    registry = self.registry, backends = config.backend_bits(result), plugins = self.values.plugins,
   })) do
     self:fail_text(problem)
   end
@@ -310,13 +329,13 @@ function config.load(path, overrides)
     path = path, directory = directory_of(path), owner = owner, problems = {}, files = {},
     policy = policy.new(), lines = source_lines.read(text),
   }, Loader)
-  local ok, raw = self:run_file(path, text)
-  if not ok then return nil, { tostring(raw) } end
+  local ok, raw, made = self:run_file(path, text)
+  if not ok then return nil, { raw } end
   if type(raw) ~= "table" then
     return nil, { ("%s: expected the file to return a table of options; it returned %s"):format(path,
       raw == nil and "nothing" or "a " .. type(raw)) }
   end
-  local result = self:build(raw)
+  local result = self:build(raw, made)
   if #self.problems > 0 then return nil, self:report() end
   overrides = overrides or {}
   if overrides.log_level then result.values.log.level = overrides.log_level end

@@ -25,7 +25,7 @@ local function scalar_text(value)
   if type(value) == "number" then return number_text(value) end
   if type(value) == "function" then
     local info = debug.getinfo(value, "S")
-    return ("nil --[[ function at %s:%d ]]"):format(info.short_src, info.linedefined)
+    return ("nil --[[ function at %s:%d ]]"):format(info.source:gsub("^@", ""), info.linedefined)
   end
   return tostring(value)
 end

@@ -241,11 +241,14 @@ describe("rules in a configuration", function()
     write("rules.d/20.lua", 'return { rule "c" (function() end) }')
     write("rules.d/10.lua", 'return rule "b" (function() end)')
     write("rules.d/note.txt", "no Lua")
+    write("statements.lua", 'rule "s" { set = { activity = 2 } }\nrule "t" (function() end)')
     write("more.lua", 'return { rule "e" (function() end), rule "f" { set = { experiment = "atlas" } } }')
     local loaded = accept([[return { rules = {
-      rule "a" (function(flow) return accept end), "rules.d/*.lua", rule "d" { set = { activity = 1 } }, "more.lua" } }]])
-    assert.equal("a b c d e f", names(loaded))
-    assert.same({ dir .. "/conf.lua", dir .. "/rules.d/10.lua", dir .. "/rules.d/20.lua", dir .. "/more.lua" }, loaded.files)
+      rule "a" (function(flow) return accept end), "rules.d/*.lua", rule "d" { set = { activity = 1 } }, "more.lua",
+      "statements.lua" } }]])
+    assert.equal("a b c d e f s t", names(loaded))
+    assert.same({ dir .. "/conf.lua", dir .. "/rules.d/10.lua", dir .. "/rules.d/20.lua", dir .. "/more.lua",
+      dir .. "/statements.lua" }, loaded.files)
   end)
 
   it("may be no rules at all where a pattern matches nothing", function()
@@ -274,6 +277,39 @@ describe("rules in a configuration", function()
       refuse('return { rules = { "r.lua" } }'))
     ffi.C.chmod(write("r.lua", "return {}"), tonumber("646", 8))
     assert.truthy(refuse('return { rules = { "r.lua" } }')[1]:find("^conf.lua:1: rules%[1%]: r.lua: not trusted: "))
+  end)
+end)
+
+describe("rules that are wrong", function()
+  it("are told where they are written", function()
+    write("r.lua", '\nreturn { rule "tag" { set = { experiment = "atals" } } }')
+    assert.same({
+      'r.lua:2: rule "tag": set.experiment: unknown experiment "atals" — did you mean "atlas"?',
+      'conf.lua:3: rule "tag": the name is taken by the rule at r.lua:2',
+    }, refuse('return { rules = { "r.lua",\n\nrule "tag" (function() end) } }'))
+  end)
+
+  it("stand in no list", function()
+    assert.same({ 'conf.lua:2: rule "lost" is not in the list of rules: it would never run' },
+      refuse('local kept = rule "kept" (function() end)\nrule "lost" (function() end)\nreturn { rules = { kept } }'))
+    write("r.lua", 'rule "lost" (function() end)\nreturn {}')
+    assert.same({ 'r.lua:1: rule "lost" is not in the list of rules: it would never run' },
+      refuse('return { rules = { "r.lua" } }'))
+  end)
+
+  it("are told with the whole path of their file, however long it is", function()
+    local name = ("long"):rep(30) .. ".lua"
+    write(name, 'rule "tag" { set = { experiment = "atals" } }')
+    local shown = refuse(('return { rules = { "%s" } }'):format(name))[1]
+    assert.equal(name .. ":1:", shown:sub(1, #name + 3))
+    write(name, 'local m = flowd.map.ports { [80] = "atals" }')
+    shown = refuse(('return { rules = { "%s" } }'):format(name))[1]
+    assert.equal(name .. ":1:", shown:sub(1, #name + 3))
+    write(name, "error('oh')")
+    assert.same({ name .. ":1: oh" }, refuse(('return { rules = { "%s" } }'):format(name)))
+    write(name, "return {{")
+    shown = refuse(('return { rules = { "%s" } }'):format(name))[1]
+    assert.equal(name .. ":1:", shown:sub(1, #name + 3))
   end)
 end)
 

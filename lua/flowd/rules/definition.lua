@@ -32,7 +32,7 @@ function definition.maker(on_rule)
         error(('rule "%s": expected a function or a table; got %s'):format(name, type(body)), 2)
       end
       local at = debug.getinfo(2, "Sl")
-      local rule = setmetatable({ name = name, body = body, file = at.short_src, line = at.currentline }, Rule)
+      local rule = setmetatable({ name = name, body = body, file = at.source:gsub("^@", ""), line = at.currentline }, Rule)
       made[rule] = true
       if on_rule then on_rule(rule) end
       return rule
