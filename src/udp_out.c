@@ -150,34 +150,6 @@ void udp_out_segments(struct udp_out *out, bool allowed)
 	memset(&out->whole, 0, sizeof(out->whole));
 }
 
-char *udp_out_reserve(struct udp_out *out)
-{
-	uint64_t dropped = 0;
-	char *room = udp_queue_reserve(&out->queue, &dropped);
-
-	if (dropped) {
-		out->count.dropped_full->value += dropped;
-		out->probe_dropped = true;
-	}
-	return room;
-}
-
-void udp_out_commit(struct udp_out *out, size_t length, const struct flow_address *to, uint16_t port)
-{
-	udp_queue_commit(&out->queue, length, to, port);
-}
-
-void udp_out_push(struct udp_out *out, const char *data, size_t length, const struct flow_address *to,
-		  uint16_t port)
-{
-	if (length > UDP_PAYLOAD_MAX) {
-		out->count.dropped_too_big->value++;
-		return;
-	}
-	memcpy(udp_out_reserve(out), data, length);
-	udp_out_commit(out, length, to, port);
-}
-
 static void count_sent(struct udp_out *out, const struct udp_sent *sent)
 {
 	out->count.sent->value += sent->datagrams;
@@ -319,6 +291,38 @@ static int send_queue(struct udp_out *out)
 		}
 	}
 	return out->state;
+}
+
+char *udp_out_reserve(struct udp_out *out)
+{
+	uint64_t dropped = 0;
+	char *room;
+
+	/* A batch may be longer than the queue. */
+	if (out->queue.count == out->queue.max && out->state == UDP_OUT_READY)
+		send_queue(out);
+	room = udp_queue_reserve(&out->queue, &dropped);
+	if (dropped) {
+		out->count.dropped_full->value += dropped;
+		out->probe_dropped = true;
+	}
+	return room;
+}
+
+void udp_out_commit(struct udp_out *out, size_t length, const struct flow_address *to, uint16_t port)
+{
+	udp_queue_commit(&out->queue, length, to, port);
+}
+
+void udp_out_push(struct udp_out *out, const char *data, size_t length, const struct flow_address *to,
+		  uint16_t port)
+{
+	if (length > UDP_PAYLOAD_MAX) {
+		out->count.dropped_too_big->value++;
+		return;
+	}
+	memcpy(udp_out_reserve(out), data, length);
+	udp_out_commit(out, length, to, port);
 }
 
 static int flush(struct udp_out *out)

@@ -146,7 +146,18 @@ describe("udp_out", function()
       out:connect("127.0.0.1", sink.port)
       for i = 1, 3 do out:push(text(i, 20)) end
       assert.equal("ready", out:flush())
-      assert.same({ text(3, 20) }, arrived(sink, 1))
+      assert.same({ text(1, 20), text(2, 20), text(3, 20) }, arrived(sink, 3))
+    end)
+
+    it("is sent early when a batch is longer than it is", function()
+      local sink = udp.open(nil, "127.0.0.1", 0)
+      local out = udp_out.new(100)
+      out:connect("127.0.0.1", sink.port)
+      for i = 1, 1024 do out:push(text(i, 50)) end
+      out:flush()
+      assert.equal(text(1024, 50), arrived(sink, 1024)[1024])
+      assert.equal(0, out:count("dropped_full"))
+      assert.equal(11, out:count("calls"))
     end)
 
     it("can be had from 1 to a million long, not longer", function()
