@@ -5,8 +5,7 @@ local ffi = require("ffi")
 local schema = require("flowd.schema")
 
 local ERROR_SIZE = 256
-local COUNT_SECONDS = 1
-local RETRY_SECONDS = 5
+local TICK_SECONDS = 1
 
 local marker = {
   name = "marker",
@@ -125,8 +124,10 @@ function marker:start(ctx)
     self:stop()
     error("none of its interfaces can be marked", 0)
   end
-  ctx:every(COUNT_SECONDS, function() self:count() end)
-  ctx:every(RETRY_SECONDS, function() self:attach_all() end)
+  ctx:every(TICK_SECONDS, function()
+    self:count()
+    self:attach_all()
+  end)
 end
 
 function marker:on_events()

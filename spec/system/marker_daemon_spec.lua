@@ -1,0 +1,205 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- The real daemon: a line in the pipe marks real packets; at its end nothing of it is left.
+local bit = require("bit")
+local bpf = require("spec.support.bpf")
+local capture = require("spec.support.capture")
+local cleanup = require("spec.support.cleanup")
+local daemon = require("spec.support.daemon")
+local marking = require("spec.support.marking")
+local netns = require("spec.support.netns")
+local process = require("spec.support.process")
+local temp = require("spec.support.temp")
+
+local available, reason = netns.available()
+if available then available, reason = marking.available() end
+if not available then
+  describe("the daemon's marker", function()
+    it("marks real traffic", function() pending(reason) end)
+  end)
+  return
+end
+
+local SEMANTIC = 0x3FEFC
+
+local function pair()
+  local a, b = netns.pair()
+  a:sysctl("net.ipv6.auto_flowlabels", 0)
+  b:sysctl("net.ipv6.auto_flowlabels", 0)
+  return a, b
+end
+
+local function start(a, options, log_level)
+  return daemon.start({ namespace = a, log_level = log_level, config = { backends = { marker = options } } })
+end
+
+local function line(state, a, b, src_port, dst_port, experiment, activity, protocol)
+  return ("%s %s %s %d %s %d %s %s\n"):format(state, protocol or "tcp", a.address, src_port, b.address, dst_port,
+    experiment, activity)
+end
+
+local function shown(ns)
+  local all = { ns:tc("qdisc show dev eth0"), ns:tc("filter show dev eth0 egress"), ns:tc("filter show dev eth0 ingress") }
+  if bpf.has_tcx() then
+    for _, program in ipairs(ns:enter(bpf.egress_programs, "eth0")) do all[#all + 1] = program.id .. " " .. program.name end
+  end
+  return table.concat(all, "\n")
+end
+
+local function transfer(a, b, src_port, dst_port)
+  local server = b:start({ "iperf3", "-s", "-1", "-p", tostring(dst_port), "--forceflush" })
+  server:expect("listening", 10)
+  local client = a:start({ "iperf3", "-c", b.address, "-p", tostring(dst_port), "--cport", tostring(src_port), "-n", "2M" })
+  return function()
+    assert.are.equal(0, client:wait(20).code, client:output())
+    server:stop()
+  end
+end
+
+-- All labels of a flow's packets, as a list without repeats.
+local function labels(seen, want)
+  local list, known = {}, {}
+  for _, packet in ipairs(seen:packets(want)) do
+    if not known[packet.flow_label] then
+      known[packet.flow_label] = true
+      list[#list + 1] = packet.flow_label
+    end
+  end
+  return list
+end
+
+for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) do
+  describe("the daemon's marker by " .. method, function()
+    after_each(cleanup.all)
+
+    it("labels every packet of the flow of a line, by its tag, and none of another; nothing is left", function()
+      local a, b = pair()
+      local before = shown(a)
+      local d = start(a, { interfaces = { "eth0" }, method = method })
+      assert.is_truthy(d:log():find("interface eth0: marking what leaves it (" .. method .. ")", 1, true))
+      d:write(line("start", a, b, 5000, 6000, 2, 2) .. line("start", a, b, 5000, 6001, "cms", "Cache"))
+      d:wait_for_counter("flowd_marker_flows", 2)
+      local seen = capture.start(b, "eth0")
+      for _, wait in ipairs({ transfer(a, b, 5000, 6000), transfer(a, b, 5000, 6001), transfer(a, b, 5000, 6002) }) do
+        wait()
+      end
+      local first = labels(seen, { src = a.address, src_port = 5000, dst_port = 6000 })
+      assert.are.equal(1, #first)
+      assert.are.equal(0x10008, bit.band(first[1], SEMANTIC))
+      local second = labels(seen, { src = a.address, src_port = 5000, dst_port = 6001 })
+      assert.are.equal(1, #second)
+      assert.are.equal(0x30000, bit.band(second[1], 0x3FE00)) -- cms is 3
+      assert.are.same({ 0 }, labels(seen, { src = a.address, src_port = 5000, dst_port = 6002 }))
+      assert.are.same({ 0 }, labels(seen, { src = b.address }))
+      local with = #seen:packets({ src = a.address, src_port = 5000 })
+      assert.is_true(with > 20)
+
+      -- Counters; then the end of one flow and of the daemon.
+      d:wait_for_counter('flowd_marker_packets_total{result="marked"}', 20)
+      d:wait_for_counter('flowd_marker_packets_total{result="missed"}', 1)
+      assert.are.equal(1, d:counter('flowd_marker_interface_marked{interface="eth0"}'))
+      d:write(line("end", a, b, 5000, 6000, 2, 2))
+      d:wait_for_counter("flowd_marker_removed_total", 1)
+      seen:clear()
+      transfer(a, b, 5000, 6000)()
+      assert.are.same({ 0 }, labels(seen, { src = a.address, src_port = 5000, dst_port = 6000 }))
+      assert.are_not.equal(before, shown(a))
+      assert.are.equal(0, d:stop().code)
+      assert.are.equal(before, shown(a))
+    end)
+
+    it("labels UDP", function()
+      local a, b = pair()
+      local d = start(a, { interfaces = { "eth0" }, method = method })
+      d:write(line("start", a, b, 5000, 6000, 16, 14, "udp"))
+      d:wait_for_counter("flowd_marker_flows", 1)
+      local seen = capture.start(b, "eth0")
+      local sender = a:start({ "socat", "-u", "-", ("UDP6:[%s]:6000,sourceport=5000"):format(b.address), stdin = "pipe" })
+      sender:write("hello")
+      local packet = seen:wait_for({ src_port = 5000, protocol = "udp" }, 10)[1]
+      assert.are.equal(0x02038, bit.band(packet.flow_label, SEMANTIC))
+      d:stop()
+    end)
+
+    it("marks an interface that comes late, or comes back", function()
+      local a, b = pair()
+      local d = start(a, { interfaces = { "eth0", "eth1" }, method = method })
+      d:expect("interface eth1: there is none of that name; trying again", 5)
+      assert.are.equal(0, d:counter('flowd_marker_interface_marked{interface="eth1"}'))
+      netns.veth(a, "eth1", b, "eth1")
+      d:expect("interface eth1: marking what leaves it", 10)
+      a:ip("link del eth1")
+      d:expect("interface eth1: it has vanished", 10)
+      netns.veth(a, "eth1", b, "eth1")
+      d:wait_for_counter('flowd_marker_interface_marked{interface="eth1"}', 1)
+      local b1 = { address = "2001:db8:2::2" }
+      local a1 = { address = "2001:db8:2::1" }
+      a:add_address("eth1", a1.address .. "/64")
+      b:add_address("eth1", b1.address .. "/64")
+      d:write(line("start", a1, b1, 5000, 6000, 2, 2, "udp"))
+      d:wait_for_counter("flowd_marker_flows", 1)
+      local seen = capture.start(b, "eth1")
+      local sender = a:start({ "socat", "-u", "-", ("UDP6:[%s]:6000,sourceport=5000"):format(b1.address), stdin = "pipe" })
+      sender:write("hello")
+      local packet = seen:wait_for({ src_port = 5000, protocol = "udp" }, 10)[1]
+      assert.are.equal(0x10008, bit.band(packet.flow_label, SEMANTIC))
+      assert.are.equal(0, d:stop().code)
+    end)
+  end)
+end
+
+describe("the daemon's marker", function()
+  after_each(cleanup.all)
+
+  it("is listed as failed, with the reason, when none of its interfaces is there", function()
+    local a = pair()
+    local d = start(a, { interfaces = { "eth7" } })
+    assert.is_truthy(d:log():find("interface eth7: there is none of that name", 1, true))
+    assert.is_truthy(d:log():find("backend 'marker' did not start: none of its interfaces can be marked", 1, true))
+    assert.are.equal(1, d:counter("flowd_modules_failed"))
+    assert.are.equal(0, d:stop().code)
+  end)
+
+  it("takes back its filters when it is the second interface that fails and Ctrl-C comes", function()
+    local a = pair()
+    local before = shown(a)
+    local d = start(a, { interfaces = { "eth0", "eth7" }, method = "clsact" })
+    d:stop(10, "INT")
+    assert.are.equal(before, shown(a))
+  end)
+
+  it("counts flows that IPv4 cannot label", function()
+    local a, b = pair()
+    local d = start(a, { interfaces = { "eth0" } })
+    d:write(("start tcp %s 5000 %s 6000 2 2\n"):format(a.address4, b.address4))
+    d:wait_for_counter("flowd_marker_ipv4_total", 1)
+    assert.are.equal(0, d:counter("flowd_marker_flows"))
+    d:stop()
+  end)
+
+  it("names wrong options", function()
+    local dir = temp.dir()
+    local function check(options)
+      local conf = daemon.write_config(dir, { backends = { marker = options } })
+      local result = process.run({ daemon.binary(), "--conf", conf, "check" })
+      assert.are_not.equal(0, result.code)
+      return result.stdout .. result.stderr
+    end
+    assert.is_truthy(check({ strategy = "lable" }):find('backends.marker.strategy: expected one of label; got "lable"', 1, true))
+    assert.is_truthy(check({ method = "tc" }):find("backends.marker.method: expected one of auto, tcx, clsact", 1, true))
+    assert.is_truthy(check({ interfaces = {} }):find("backends.marker.interfaces", 1, true))
+    assert.is_truthy(check({ interfaces = { "a b" } }):find("backends.marker.interfaces[1]", 1, true))
+  end)
+
+  it("says which privileges it lacks", function()
+    local script = temp.write("/tmp/flowd-lua-marker-" .. require("ffi").C.getpid() .. ".lua", [[
+      local ffi = require("ffi")
+      local message = ffi.new("char[300]")
+      assert(require("flowd.api").marker_open(10, message, 300) == nil)
+      print(ffi.string(message))]])
+    cleanup.add(function() os.remove(script) end)
+    local binary = temp.dir() .. "/flowd-lua"
+    process.must({ "sh", "-c", ("cp %s %s && chmod 755 %s %s"):format(daemon.binary(), binary, binary, binary:match(".*/")) })
+    local out = process.must({ "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", binary, "lua", script })
+    assert.are.equal("cannot load the marking program: Operation not permitted (it takes CAP_BPF and CAP_NET_ADMIN)\n", out)
+  end)
+end)
