@@ -103,8 +103,6 @@ end
 -- false and a message.
 function Loader:run_file(path, text)
   self.files[#self.files + 1] = path
-  -- A first line that starts with # is for the shell.
-  if text:sub(1, 1) == "#" then text = "--" .. text end
   local function whole(message) return whole_path(message, path) end
   local chunk, message = self.policy:load(text, "@" .. path)
   if not chunk then return false, whole(message) end
@@ -112,7 +110,9 @@ function Loader:run_file(path, text)
     if type(err) ~= "string" then return ("%s: error object is no string (%s)"):format(path, type(err)) end
     return whole(err)
   end)
-  return ok, value, self.policy:take_rules()
+  local made, problems = self.policy:take_rules()
+  for _, problem in ipairs(ok and problems or {}) do self:fail_text(problem) end
+  return ok, value, made
 end
 
 local function names_of(kind, directories)

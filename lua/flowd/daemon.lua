@@ -131,7 +131,10 @@ function Daemon:build()
   local chain, problems = rules.compile(config.rules, {
     registry = self.registry, backends = self.bits, plugins = self.values.plugins,
     source_id = function(name) return api.state_name_id(self.state, name) end,
-    source_name = function(id) return ffi.string(api.state_name(self.state, id)) end,
+    source_name = function(id)
+      local name = api.state_name(self.state, id)
+      return name ~= nil and ffi.string(name) or nil
+    end,
   })
   if not chain then refuse("%s", table.concat(problems, "; ")) end
   self.pipeline = pipeline.new({

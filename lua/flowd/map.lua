@@ -94,7 +94,7 @@ function map.makers(collect)
       local at = debug.getinfo(2, "Sl")
       local object, set = new(kind)
       collect({
-        maker = maker, entries = sorted_entries(values), where = ("%s:%d"):format(at.source:gsub("^@", ""), at.currentline), set = set,
+        maker = maker, entries = sorted_entries(values), where = ("%s:%d"):format(at.source:sub(2), at.currentline), set = set,
       })
       return object
     end

@@ -22,8 +22,8 @@ local unbound = {}
 function policy.new()
   for i = #unbound, 1, -1 do unbound[i] = nil end
   local box = sandbox.new()
-  local self = setmetatable({ box = box, env = box.env, made = {} }, Policy)
-  box:define("rule", definition.maker(function(rule) self.made[#self.made + 1] = rule end))
+  local self = setmetatable({ box = box, env = box.env, made = {}, named = {} }, Policy)
+  box:define("rule", definition.maker(function(rule) self.made[#self.made + 1] = rule end, self.named))
   box:define("drop", definition.drop)
   box:define("accept", definition.accept)
   box:define("flowd", sandbox.closed({
@@ -45,11 +45,17 @@ end
 function Policy:load(text, chunkname) return self.box:load_text(text, chunkname) end
 
 --- The rules made since the last call, in order.
----@return flowd.Rule[]
+---@return flowd.Rule[] made
+---@return string[] problems rules that have a name and no body
 function Policy:take_rules()
-  local made = self.made
+  local made, problems = self.made, {}
   self.made = {}
-  return made
+  for give, problem in pairs(self.named) do
+    self.named[give] = nil
+    problems[#problems + 1] = problem
+  end
+  table.sort(problems)
+  return made, problems
 end
 
 --- Check the values of all maps against the registry and make the maps answer.

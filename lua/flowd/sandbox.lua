@@ -119,6 +119,8 @@ function Sandbox:load_text(text, chunkname)
   if text:sub(1, 3) == "\27LJ" or text:sub(1, 4) == "\27Lua" then
     return nil, name .. ": this is compiled Lua; only source text is accepted"
   end
+  -- A first line that starts with # is for the shell.
+  if text:sub(1, 1) == "#" then text = "--" .. text end
   return load(text, chunkname, "t", self.env)
 end
 
@@ -131,7 +133,6 @@ function Sandbox:load_file(path)
   local text, read_message = file:read("*a")
   file:close()
   if not text then return nil, ("%s: %s"):format(path, read_message or "cannot be read") end
-  if text:sub(1, 1) == "#" then text = "--" .. text end
   return self:load_text(text, "@" .. path)
 end
 

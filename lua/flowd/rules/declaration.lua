@@ -187,7 +187,9 @@ local function plugins(self, path, value)
       return nil, ("no plugin %s is configured (there is %s)%s"):format(show(item),
         #names == 0 and "none" or table.concat(names, ", "), suggest.hint(item, names))
     end
-    return self.source_id(item)
+    local id = self.source_id(item)
+    if id <= 0 then return nil, ("plugin %s: there is no room for another name in the state file"):format(show(item)) end
+    return id
   end)
 end
 

@@ -18,25 +18,30 @@ local made = setmetatable({}, { __mode = "k" })
 ---@return boolean
 function definition.is_rule(value) return type(value) == "table" and made[value] == true end
 
---- The function `rule` of an environment; tells `on_rule` each rule that is made.
----@param on_rule? fun(rule: flowd.Rule)
+--- The function `rule` of an environment.
+---@param on_rule fun(rule: flowd.Rule) is told each rule that is made
+---@param named table<function, string> gets, until its body is given, what to say of a rule that has none
 ---@return fun(name: string): fun(body: function|table): flowd.Rule
-function definition.maker(on_rule)
+function definition.maker(on_rule, named)
   return function(name)
     if type(name) ~= "string" or name == "" or #name > 64 or name:find("%c") then
       error(('rule: expected a name of 1 to 64 characters, as in rule "web" {…}; got %s')
         :format(type(name) == "string" and ("%q"):format(name) or type(name)), 2)
     end
-    return function(body)
+    local at = debug.getinfo(2, "Sl")
+    local file, line = at.source:sub(2), at.currentline
+    local function give(body)
       if type(body) ~= "function" and type(body) ~= "table" then
         error(('rule "%s": expected a function or a table; got %s'):format(name, type(body)), 2)
       end
-      local at = debug.getinfo(2, "Sl")
-      local rule = setmetatable({ name = name, body = body, file = at.source:gsub("^@", ""), line = at.currentline }, Rule)
+      named[give] = nil
+      local rule = setmetatable({ name = name, body = body, file = file, line = line }, Rule)
       made[rule] = true
-      if on_rule then on_rule(rule) end
+      on_rule(rule)
       return rule
     end
+    named[give] = ('%s:%d: rule "%s" has no body: expected (function(flow) … end) or {…} behind the name'):format(file, line, name)
+    return give
   end
 end
 
