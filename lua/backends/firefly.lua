@@ -14,6 +14,7 @@ local api = require("flowd.api")
 local resolver = require("flowd.resolver")
 local schema = require("flowd.schema")
 
+-- In the order of src/udp_out.h: from DOWN on, nothing leaves soon.
 local STATE = {
   READY = ffi.C.UDP_OUT_READY, BLOCKED = ffi.C.UDP_OUT_BLOCKED, DOWN = ffi.C.UDP_OUT_DOWN,
   CLOSED = ffi.C.UDP_OUT_CLOSED,
@@ -254,14 +255,14 @@ function firefly:flush()
   for _, receiver in ipairs(self.receivers) do attend(self, receiver) end
 end
 
---- Fireflies that can be expected to leave soon: what waits for a receiver that is down, or has
---- no address, is not among them.
+--- Fireflies that can be expected to leave soon: what waits for a receiver that is down, being
+--- tried or without address is not among them.
 ---@return integer
 function firefly:pending()
   local total = 0
   for _, receiver in ipairs(self.receivers) do
     local state = api.udp_out_state(receiver.out)
-    if state ~= STATE.DOWN and state ~= STATE.CLOSED then total = total + api.udp_out_queued(receiver.out) end
+    if state < STATE.DOWN then total = total + api.udp_out_queued(receiver.out) end
   end
   return total
 end

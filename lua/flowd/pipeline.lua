@@ -4,7 +4,6 @@
 -- Everything here is entered once per batch. A backend that raises is logged and counted, and
 -- the others go on; so does the pipeline.
 local bit = require("bit")
-local ffi = require("ffi")
 local api = require("flowd.api")
 local counters = require("flowd.counters")
 local log = require("flowd.log")
@@ -12,9 +11,9 @@ local loop = require("flowd.loop")
 
 local resolve, commit, release = api.flow_table_resolve, api.flow_table_commit, api.flow_table_release
 
--- While flows are ended in bulk, backends may have this many messages waiting before the
--- next batch: less than the shortest queue that makes sense.
-local PENDING_MAX = 2 * ffi.C.FLOW_BATCH_MAX
+-- While flows are ended in bulk each batch is waited for, until a backend gets nothing away for
+-- this long: then no more.
+local PATIENCE_NS = 500000000ULL
 
 ---@class flowd.Pipeline
 ---@field chain flowd.Chain may be exchanged between two batches
@@ -99,12 +98,19 @@ end
 
 -- Give the backends time while that helps: a queue that would overflow loses its oldest.
 function Pipeline:wait(deadline_ns)
-  local before
   local waiting = self:pending()
-  while waiting > PENDING_MAX and waiting ~= before and api.clock_monotonic_ns() < deadline_ns do
+  local now = api.clock_monotonic_ns()
+  local give_up = now + PATIENCE_NS
+  while waiting > 0 and not self.stuck and now < deadline_ns do
     loop.turn()
     for _, backend in ipairs(self.backends) do backend.flush() end
-    before, waiting = waiting, self:pending()
+    now = api.clock_monotonic_ns()
+    local left = self:pending()
+    if left < waiting then
+      waiting, give_up = left, now + PATIENCE_NS
+    else
+      self.stuck = now >= give_up
+    end
   end
 end
 

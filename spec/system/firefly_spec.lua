@@ -157,6 +157,22 @@ describe("a firefly", function()
     assert.matches("nowhere.invalid:10514: 200 fireflies were not sent", d:log())
   end)
 
+  it("of every open flow gets over a slow link before the daemon ends, within its deadline", function()
+    local FLOWS = 40000
+    local sink = udp.open(b, b.address, 10514)
+    local d = start({ to_destination = false, queue_length = 4000, collectors = { b.address } }, { log_level = "info" })
+    for i = 0, FLOWS - 1, 2000 do
+      d:write(flow_lines.lines("start", a.address, b.address, "atlas 1", i, i + 1999))
+      sink:collect(i + 2000, 30 * SLOWER)
+    end
+    sink:clear()
+    -- 40,000 of about 560 octets take two seconds.
+    a:tc("qdisc add dev eth0 root tbf rate 90mbit burst 64kb limit 100mb")
+    assert.equal(0, d:stop(20).code)
+    assert.equal(FLOWS, #sink:collect(FLOWS, 5))
+    assert.not_matches("were not sent", d:log())
+  end)
+
   it("flood to a dead collector costs bounded memory, and the others nothing", function()
     local FLOWS = 60000
     local sink = udp.open(b, b.address, 10514)
