@@ -9,6 +9,7 @@ local marking = require("spec.support.marking")
 local netns = require("spec.support.netns")
 local process = require("spec.support.process")
 local temp = require("spec.support.temp")
+local traffic = require("spec.support.traffic")
 
 local available, reason = netns.available()
 if available then available, reason = marking.available() end
@@ -45,16 +46,6 @@ local function shown(ns)
   return table.concat(all, "\n")
 end
 
-local function transfer(a, b, src_port, dst_port)
-  local server = b:start({ "iperf3", "-s", "-1", "-p", tostring(dst_port), "--forceflush" })
-  server:expect("listening", 10)
-  local client = a:start({ "iperf3", "-c", b.address, "-p", tostring(dst_port), "--cport", tostring(src_port), "-n", "2M" })
-  return function()
-    assert.are.equal(0, client:wait(20).code, client:output())
-    server:stop()
-  end
-end
-
 -- All labels of a flow's packets, as a list without repeats.
 local function labels(seen, want)
   local list, known = {}, {}
@@ -79,7 +70,7 @@ for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) d
       d:write(line("start", a, b, 5000, 6000, 2, 2) .. line("start", a, b, 5000, 6001, "cms", "Cache"))
       d:wait_for_counter("flowd_marker_flows", 2)
       local seen = capture.start(b, "eth0")
-      for _, wait in ipairs({ transfer(a, b, 5000, 6000), transfer(a, b, 5000, 6001), transfer(a, b, 5000, 6002) }) do
+      for _, wait in ipairs({ traffic.tcp(a, b, 5000, 6000), traffic.tcp(a, b, 5000, 6001), traffic.tcp(a, b, 5000, 6002) }) do
         wait()
       end
       local first = labels(seen, { src = a.address, src_port = 5000, dst_port = 6000 })
@@ -100,7 +91,7 @@ for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) d
       d:write(line("end", a, b, 5000, 6000, 2, 2))
       d:wait_for_counter("flowd_marker_removed_total", 1)
       seen:clear()
-      transfer(a, b, 5000, 6000)()
+      traffic.tcp(a, b, 5000, 6000)()
       assert.are.same({ 0 }, labels(seen, { src = a.address, src_port = 5000, dst_port = 6000 }))
       assert.are_not.equal(before, shown(a))
       assert.are.equal(0, d:stop().code)
@@ -113,8 +104,7 @@ for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) d
       d:write(line("start", a, b, 5000, 6000, 16, 14, "udp"))
       d:wait_for_counter("flowd_marker_flows", 1)
       local seen = capture.start(b, "eth0")
-      local sender = a:start({ "socat", "-u", "-", ("UDP6:[%s]:6000,sourceport=5000"):format(b.address), stdin = "pipe" })
-      sender:write("hello")
+      traffic.udp(a, b, 5000, 6000, 1)()
       local packet = seen:wait_for({ src_port = 5000, protocol = "udp" }, 10)[1]
       assert.are.equal(0x02038, bit.band(packet.flow_label, SEMANTIC))
       d:stop()
@@ -138,8 +128,7 @@ for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) d
       d:write(line("start", a1, b1, 5000, 6000, 2, 2, "udp"))
       d:wait_for_counter("flowd_marker_flows", 1)
       local seen = capture.start(b, "eth1")
-      local sender = a:start({ "socat", "-u", "-", ("UDP6:[%s]:6000,sourceport=5000"):format(b1.address), stdin = "pipe" })
-      sender:write("hello")
+      traffic.udp(a, b1, 5000, 6000, 1)()
       local packet = seen:wait_for({ src_port = 5000, protocol = "udp" }, 10)[1]
       assert.are.equal(0x10008, bit.band(packet.flow_label, SEMANTIC))
       assert.are.equal(0, d:stop().code)
