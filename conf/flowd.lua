@@ -137,7 +137,7 @@ return {
     marker = {
       -- Network interfaces whose outgoing packets are marked. One that is not there, or goes and
       -- comes back, is marked when it is there; it is an error when none is there at the start.
-      -- Expects a list, each a string that matches ^[^%s/]+$; 1 or more.
+      -- Expects a list, each the name of a network interface; 1 or more.
       interfaces = { "lo" },
 
       -- How packets are marked. label: by the IPv6 flow label. Expects one of label.

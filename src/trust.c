@@ -82,7 +82,7 @@ static void take_component(struct walk *w, char *name, bool *last)
 /* w->here as the path of `name` in it; ".." goes up, which is exact: `here` has no links. */
 static int enter(struct walk *w, const char *name)
 {
-	size_t length = strlen(w->here);
+	size_t length = strlen(w->here), added = strlen(name);
 
 	if (strcmp(name, "..") == 0) {
 		char *slash = strrchr(w->here, '/');
@@ -91,9 +91,10 @@ static int enter(struct walk *w, const char *name)
 			*slash = '\0';
 		return 0;
 	}
-	if (length + 1 + strlen(name) >= sizeof(w->here))
+	if (length + 1 + added >= sizeof(w->here))
 		return refuse(w, -ENAMETOOLONG, "%s", strerror(ENAMETOOLONG));
-	snprintf(w->here + length, sizeof(w->here) - length, "/%s", name);
+	w->here[length] = '/';
+	memcpy(w->here + length + 1, name, added + 1);
 	return 0;
 }
 

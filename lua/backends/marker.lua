@@ -15,7 +15,7 @@ local marker = {
     .. "all fragments of a packet but the first, which alone has the ports.",
   schema = {
     interfaces = schema.list({
-      of = schema.string({ pattern = "^[^%s/]+$", doc = "Name of a network interface." }),
+      of = schema.string({ pattern = "^[^%s/]+$", expects = "the name of a network interface" }),
       min = 1, default = { "lo" },
       doc = "Network interfaces whose outgoing packets are marked. One that is not there, or goes and comes back, is "
         .. "marked when it is there; it is an error when none is there at the start.",

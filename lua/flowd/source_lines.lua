@@ -64,8 +64,6 @@ local function tokenize(text)
       add("name", last)
     elseif c:find("%d") or text:find("^%.%d", pos) then
       local _, last = text:find("^[%w_.]+", pos)
-      -- The sign of an exponent belongs to the number.
-      while text:find("^[eEpP][+-]%d", last) do _, last = text:find("^[%w_.]+", last + 2) end
       add("number", last, tonumber(text:sub(pos, last)))
     elseif c == '"' or c == "'" then
       local last = string_end(text, pos)

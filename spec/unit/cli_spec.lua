@@ -171,3 +171,17 @@ describe("flowd-lua lua", function()
     assert.truthy(err:find("x.lua:2: oh\nstack traceback:", 1, true))
   end)
 end)
+
+describe("flowd-lua stats", function()
+  it("fails when no daemon has left a state file, and says where it looked", function()
+    local dir = temp.dir()
+    local path = temp.write(dir .. "/conf.lua", ("return { runtime_dir = %q }"):format(dir .. "/run"))
+    for _, arguments in ipairs({ { "stats", "--conf", path }, { "stats", "--state", dir .. "/run/state" } }) do
+      local code, out, err = run(unpack(arguments))
+      assert.equal(1, code)
+      assert.equal("", out)
+      assert.truthy(err:find(dir .. "/run/state", 1, true), err)
+      assert.equal(1, select(2, err:gsub("\n", "")))
+    end
+  end)
+end)

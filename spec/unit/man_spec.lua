@@ -30,6 +30,10 @@ describe("the manual pages", function()
     end
   end)
 
+  it("write options so that they can be copied: with the minus sign", function()
+    assert.truthy(pages["flowd-lua.8"]:find("unless \\-\\-conf names another", 1, true))
+  end)
+
   it("show every command with its arguments and options", function()
     local page = rendered("flowd-lua.8")
     for _, name in ipairs(cli.commands) do
