@@ -3,6 +3,7 @@
 -- flowd.cli, the options of flowd.options and the schema of every built-in plugin and backend.
 local cli = require("flowd.cli")
 local config_print = require("flowd.config_print")
+local man_rules = require("flowd.man_rules")
 local options = require("flowd.options")
 local plugins = require("flowd.plugins")
 local schema = require("flowd.schema")
@@ -44,6 +45,9 @@ local function new_page(title, section, date)
 end
 
 function Page:macro(text) self.lines[#self.lines + 1] = "." .. text end
+
+-- An entry of a list, set in the type of a macro.
+function Page:item(macro, text) self:macro(("It %s %s"):format(macro, argument(text))) end
 
 -- A sentence in lines of at most 80 characters.
 function Page:wrapped(text)
@@ -175,6 +179,7 @@ stop_deadline.]])
   page:macro("Sh EXAMPLES")
   page:text("Check the configuration, then run:")
   page:literal("flowd-lua check && flowd-lua run")
+  page:macro("Pp")
   page:text("Announce a flow to the pipe plugin, and its end:")
   page:literal("p=" .. options.global.runtime_dir.default .. "/np\n"
     .. "echo 'start tcp 2001:db8::1 1094 2001:db8::2 40000 atlas data_challenge' > $p\n"
@@ -190,7 +195,7 @@ end
 local write_fields
 
 local function write_field(page, name, field)
-  page:macro("It Va " .. argument(name))
+  page:item("Va", name)
   page:text(schema.description(field))
   if field.kind == "table" then
     write_fields(page, field)
@@ -251,6 +256,7 @@ runtime_dir and pipes, to the working directory.]])
   write_fields(page, { kind = "table", fields = options.instance })
   write_modules(page, "plugins")
   write_modules(page, "backends")
+  man_rules.write(page)
   page:macro("Sh FILES")
   page:macro("Bl -tag -width Ds")
   page:macro("It Pa " .. cli.default_conf)

@@ -45,6 +45,26 @@ describe("the manual pages", function()
     for _, option in ipairs(cli.options) do assert.truthy(page:find(option.name, 1, true), option.name) end
   end)
 
+  it("show everything that rules can use", function()
+    local man_rules = require("flowd.man_rules")
+    local function names(rows)
+      local list = {}
+      for i, row in ipairs(rows) do list[i] = row[1] end
+      return list
+    end
+    local page = rendered("flowd-lua.conf.5")
+    for _, row in ipairs(man_rules.calls) do assert.truthy(page:find(row[1], 1, true), row[1]) end
+    -- The annotations are what the code says of itself.
+    local annotated = {}
+    local class = temp.read("lua/flowd/view.lua"):match("%-%-%-@class flowd.Flow\n(.-)\n\n")
+    for name in class:gmatch("%-%-%-@field ([%w_]+)") do annotated[#annotated + 1] = name end
+    local documented = names(man_rules.fields)
+    table.sort(annotated)
+    table.sort(documented)
+    assert.same(annotated, documented)
+    assert.same(require("flowd.rules.declaration").match_fields, names(man_rules.match))
+  end)
+
   it("show every option with what it is for", function()
     local page = rendered("flowd-lua.conf.5")
     local function each(fields)
