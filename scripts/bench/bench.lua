@@ -3,7 +3,6 @@
 --
 -- A benchmark is a Lua file scripts/bench/NAME.lua, run by `bin/flowd-lua lua`. It prints rows with
 -- bench.row; scripts/bench/run collects those of all benchmarks into one table.
-package.path = "./?.lua"
 local ffi = require("ffi")
 local cleanup = require("spec.support.cleanup")
 local process = require("spec.support.process")

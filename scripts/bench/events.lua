@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- Lines through a real FIFO, ten rules, label marks on, a firefly for each to a counting sink;
 --- against a bare sendmmsg loop that sends equally long datagrams to the same sink.
+package.path = "./?.lua"
 local bench = require("scripts.bench.bench")
 local daemon = require("spec.support.daemon")
 local netns = require("spec.support.netns")

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- TCP goodput between two namespaces (iperf3), with the flow marked and without the daemon, in turn.
+package.path = "./?.lua"
 local bench = require("scripts.bench.bench")
 local daemon = require("spec.support.daemon")
 local netns = require("spec.support.netns")

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- From the write of a line to the first labelled packet of a running stream: idle, and while
 --- other lines come at half of the top rate.
+package.path = "./?.lua"
 local bench = require("scripts.bench.bench")
 local daemon = require("spec.support.daemon")
 local flow_lines = require("spec.support.flow_lines")

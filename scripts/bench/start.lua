@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- From exec to the first packet that is marked, and resident memory when idle.
+package.path = "./?.lua"
 local api = require("flowd.api")
 local bench = require("scripts.bench.bench")
 local daemon = require("spec.support.daemon")
