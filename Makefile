@@ -114,6 +114,11 @@ asan: ## every test again with AddressSanitizer and UndefinedBehaviorSanitizer
 	@FLOWD_BIN=build-san/bin/flowd-lua ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
 		scripts/test unit core bpf system fuzz
 
+bench: ## what it costs, each figure next to a baseline of the same run
+	@scripts/install-deps bench
+	@$(MAKE) --no-print-directory $(BIN)/flowd-lua
+	@FLOWD_BIN=$(BIN)/flowd-lua scripts/bench/run
+
 static: ## one static binary, build-static/bin/flowd-lua, nothing needed beside it
 	@scripts/install-deps build
 	@$(MAKE) --no-print-directory STATIC=1 build-static/bin/flowd-lua
