@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- The firefly part alone: encoding, and encoding and sending in batches to the counting sink, against
 --- a bare sendmmsg loop that sends equally long datagrams to the same sink.
+package.path = "./?.lua"
 local bench = require("scripts.bench.bench")
 local ffi = require("ffi")
 local api = require("flowd.api")

@@ -3,7 +3,6 @@
 --- fireflies. The host's own network is not touched; everything is gone when the demo ends,
 --- also on Ctrl-C and after an error.
 package.path = "./?.lua"
-local bit = require("bit")
 local api = require("flowd.api")
 local registry = require("flowd.registry")
 local cleanup = require("spec.support.cleanup")
