@@ -182,6 +182,11 @@ function fifo.open(ctx, options)
   self.stream = stream
   self:remark(stream, message)
   ctx:own(self)
+  -- Shown from the start, as 0.
+  for _, base in ipairs({ "flowd_fifo_replaced_total", "flowd_fifo_failures_total", "flowd_input_errors_total",
+    "flowd_input_octets_lost_total" }) do
+    ctx:counter(base, { plugin = ctx.name })
+  end
   fifo_stream.recover(self)
   self:open_watch()
   self.look_every = ctx:every(LOOK_SECONDS, function() self:look() end)

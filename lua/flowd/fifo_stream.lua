@@ -40,7 +40,10 @@ local function open_input(ctx, name, label)
   local input = api.state_input_open(ctx.state, name, CAPACITY)
   if input == nil then return nil, ("%s: no input buffer is free in the state file"):format(label) end
   local reader = api.line_reader_open(input, ("%s %s: %s"):format(ctx.kind, ctx.name, label))
-  if reader == nil then return nil, ("%s: not enough memory"):format(label) end
+  if reader == nil then
+    api.state_input_close(ctx.state, input)
+    return nil, ("%s: not enough memory"):format(label)
+  end
   api.line_reader_count(reader, ffi.C.FLOW_LINE_OK, ctx:counter("flowd_lines_total", { plugin = ctx.name }))
   for reason = ffi.C.FLOW_LINE_OK + 1, ffi.C.FLOW_LINE_REASONS - 1 do
     api.line_reader_count(reader, reason, ctx:counter("flowd_lines_refused_total",
@@ -54,18 +57,19 @@ end
 ---@return table|nil stream
 ---@return string message a remark, or why not
 function stream.open(owner)
-  local fifo, message = ffi.new("struct fifo"), ffi.new("char[?]", ffi.C.FIFO_MESSAGE_SIZE)
-  if api.fifo_open(fifo, owner.path, owner.settings, message) ~= 0 then return nil, ffi.string(message) end
   local name, n = input_name(owner.path), 1
   while owner.input_names[name] do
     n = n + 1
     name = ("%s#%d"):format(input_name(owner.path), n)
   end
+  -- All else first: once the FIFO can be seen, somebody writes to it.
   local input, reader = open_input(owner.ctx, name, owner.path)
-  if not input then
-    api.fifo_remove(fifo, owner.path)
-    api.fifo_close(fifo)
-    return nil, reader
+  if not input then return nil, reader end
+  local fifo, message = ffi.new("struct fifo"), ffi.new("char[?]", ffi.C.FIFO_MESSAGE_SIZE)
+  if api.fifo_open(fifo, owner.path, owner.settings, message) ~= 0 then
+    api.line_reader_close(reader)
+    api.state_input_close(owner.ctx.state, input)
+    return nil, ffi.string(message)
   end
   owner.input_names[name] = true
   local self = setmetatable({
@@ -148,6 +152,18 @@ function Stream:run(at_end)
   until count < BATCH_MAX
 end
 
+-- Something is wrong with the descriptor, which would wake us all the time: look now and then
+-- instead. Said once, until it is well again.
+function Stream:pause(what, status)
+  local trouble = ("cannot be %s: %s"):format(what, ffi.string(api.error_text(status)))
+  if trouble ~= self.trouble then
+    self.ctx:log("error", "%s: %s (tried again every %d s)", self.owner.path, trouble, RETRY_SECONDS)
+  end
+  self.trouble = trouble
+  self:unwatch()
+  self:again(RETRY_SECONDS)
+end
+
 -- The last writer is gone: be silent until the next one comes.
 function Stream:reopen()
   if self.closing then return false end
@@ -155,11 +171,10 @@ function Stream:reopen()
   local status = api.fifo_reopen(self.fifo)
   if status == 0 then
     self:watch()
+    self.trouble = nil
     return true
   end
-  -- The old descriptor reads as well, but would wake us all the time.
-  self.ctx:log("error", "%s: cannot be opened again: %s", self.owner.path, ffi.string(api.error_text(status)))
-  self:again(RETRY_SECONDS)
+  self:pause("opened again", status)
   return false
 end
 
@@ -173,6 +188,7 @@ function Stream:turn(fills)
     local n = api.line_reader_fill(reader, self.fifo.fd)
     if n > 0 then
       fills, reopened = fills - 1, false
+      if not self.handle and not self.closing then self:watch() end
       self:run(false)
       -- The end of the file is told of a writer that was there when the descriptor was opened, or
       -- came later. Of one that was gone by then only another read tells; it matters within a line.
@@ -186,11 +202,10 @@ function Stream:turn(fills)
       if reopened or not self:reopen() then return true end
       reopened = true
     elseif n == -EAGAIN then
+      if not self.handle and not self.closing then self:watch() end
       return true
     else
-      self.ctx:log("error", "%s: cannot be read: %s", self.owner.path, ffi.string(api.error_text(n)))
-      self:unwatch()
-      self:again(RETRY_SECONDS)
+      self:pause("read", n)
       return true
     end
   end

@@ -467,22 +467,60 @@ describe("the pipe plugin", function()
     assert.matches('"/run/a" is listed twice', errors[1].message, 1, true)
   end)
 
+  -- The source of a process that runs the plugin in the directory arg[1]; `script` runs for each batch.
+  local function daemon_source(script)
+    return [[
+      local api, ffi, loop = require("flowd.api"), require("ffi"), require("flowd.loop")
+      local context, plugins = require("flowd.context"), require("flowd.plugins")
+      local schema, pipe = require("flowd.schema"), require("plugins.pipe")
+      local state = api.state_open(arg[1] .. "/state", 1000, ffi.new("char[512]"), 512)
+      local ctx = context.new({ name = "pipe", kind = "plugin", batch = ffi.new("struct flow_batch"), state = state,
+        options = schema.validate(pipe.schema, { paths = { arg[1] .. "/np" } }), source_id = 9,
+        run_batch = function(batch) ]] .. script .. [[ end })
+      assert(plugins.start(pipe, ctx))
+      io.stdout:write("ready\n")
+      io.stdout:flush()
+      loop.run()
+    ]]
+  end
+
+  it("goes on when it cannot open its pipe a second time", function()
+    if C.geteuid() ~= 0 then return pending("needs root, to become somebody else") end
+    process.must({ "chmod", "711", dir })
+    local theirs = dir .. "/theirs"
+    process.must({ "install", "-d", "-o", "nobody", theirs })
+    local nobody = { "setpriv", "--reuid=65534", "--clear-groups", daemon.binary() }
+    if process.run({ nobody[1], nobody[2], nobody[3], "test", "-x", nobody[4] }).code ~= 0 then
+      return pending("the binary lies where nobody else can run it")
+    end
+    local file = temp.write(dir .. "/theirs.lua", daemon_source(
+      "for i = 0, batch.count - 1 do print(batch.event[i].key.src_port) end io.stdout:flush()"))
+    process.must({ "chmod", "644", file })
+    local child = process.start({ nobody[1], nobody[2], nobody[3], nobody[4], "lua", file, theirs })
+    child:expect("ready")
+    process.must({ "chmod", "0", theirs .. "/np" })
+    write_once(theirs .. "/np", line(1))
+    child:expect("1\n")
+    child:expect("cannot be opened again: Permission denied")
+    write_once(theirs .. "/np", line(2, ""))
+    child:expect("2\n")
+    local writer = open_writer(theirs .. "/np")
+    writer.put(line(3))
+    child:expect("3\n")
+    process.must({ "chmod", "600", theirs .. "/np" })
+    writer.close()
+    write_once(theirs .. "/np", line(4))
+    child:expect("4\n")
+    assert.equal("ready\n1\n2\n3\n4\n", child:stdout())
+    local _, said = child:stderr():gsub("cannot be opened again", "")
+    assert.equal(1, said)
+    child:stop()
+  end)
+
   describe("after a kill", function()
     -- What a killed daemon leaves: a state file and a FIFO, nothing removed.
     local function leave(script)
-      local file = temp.write(dir .. "/killed.lua", [[
-        local api, ffi, loop = require("flowd.api"), require("ffi"), require("flowd.loop")
-        local context, plugins = require("flowd.context"), require("flowd.plugins")
-        local schema, pipe = require("flowd.schema"), require("plugins.pipe")
-        local state = api.state_open(arg[1] .. "/state", 1000, ffi.new("char[512]"), 512)
-        local ctx = context.new({ name = "pipe", kind = "plugin", batch = ffi.new("struct flow_batch"), state = state,
-          options = schema.validate(pipe.schema, { paths = { arg[1] .. "/np" } }), source_id = 9,
-          run_batch = function() ]] .. script .. [[ end })
-        assert(plugins.start(pipe, ctx))
-        io.stdout:write("ready\n")
-        io.stdout:flush()
-        loop.run()
-      ]])
+      local file = temp.write(dir .. "/killed.lua", daemon_source(script))
       api.state_close(state, true)
       local child = process.start({ daemon.binary(), "lua", file, dir })
       child:expect("ready")
