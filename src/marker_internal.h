@@ -26,8 +26,8 @@ struct marker_table {
 	int fd;		       /* of the BPF hash; borrowed from the skeleton */
 	uint64_t *local_ports; /* the program's bitmap; borrowed, mapped */
 	uint32_t *port_flows;  /* marked flows of each local port: 65,536 */
-	uint64_t *marked;      /* a bit each slot of the flow table: its key is in the hash */
-	uint32_t marked_words; /* allocated; grows */
+	uint32_t *slot;	       /* each slot of the flow table: print of its key that is in the hash, or 0 */
+	uint32_t slots;	       /* allocated; grows */
 	uint32_t changes;      /* queued */
 	struct marker_change change[MARKER_CHANGES_MAX];
 	/* Finds a queued change by its key: 1 + number of the change; open addressing. */

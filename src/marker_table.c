@@ -23,33 +23,49 @@ int marker_table_open(struct marker_table *t, int fd, uint64_t *local_ports)
 void marker_table_close(struct marker_table *t)
 {
 	free(t->port_flows);
-	free(t->marked);
+	free(t->slot);
 }
 
-static bool slot_marked(const struct marker_table *t, uint32_t slot)
+static uint32_t key_hash(const struct flow_key *key)
 {
-	return slot / 64 < t->marked_words && (t->marked[slot / 64] >> (slot % 64) & 1);
+	uint64_t word[5], hash = 0;
+
+	_Static_assert(sizeof(word) == sizeof(*key), "flow_key is five words");
+	memcpy(word, key, sizeof(word));
+	for (int i = 0; i < 5; i++) {
+		hash = (hash ^ word[i]) * 0x9E3779B97F4A7C15ULL;
+		hash ^= hash >> 32;
+	}
+	return (uint32_t)hash;
 }
 
-static int slot_set(struct marker_table *t, uint32_t slot)
+/* Never 0. */
+static uint32_t slot_print(const struct flow_key *key)
 {
-	if (slot / 64 >= t->marked_words) {
-		uint32_t words = slot / 32 + 64;
-		uint64_t *larger = realloc(t->marked, words * sizeof(*larger));
+	return key_hash(key) | 1;
+}
+
+/* Is this flow's mark in the hash? A slot whose flow went without an end that came here (its batch
+ * failed) does not pass for that of the next flow. */
+static bool slot_marked(const struct marker_table *t, uint32_t slot, const struct flow_key *key)
+{
+	return slot < t->slots && t->slot[slot] == slot_print(key);
+}
+
+static int slot_set(struct marker_table *t, uint32_t slot, const struct flow_key *key)
+{
+	if (slot >= t->slots) {
+		uint32_t slots = slot + slot / 2 + 1024;
+		uint32_t *larger = realloc(t->slot, slots * sizeof(*larger));
 
 		if (!larger)
 			return -ENOMEM;
-		memset(larger + t->marked_words, 0, (words - t->marked_words) * sizeof(*larger));
-		t->marked = larger;
-		t->marked_words = words;
+		memset(larger + t->slots, 0, (slots - t->slots) * sizeof(*larger));
+		t->slot = larger;
+		t->slots = slots;
 	}
-	t->marked[slot / 64] |= 1ULL << (slot % 64);
+	t->slot[slot] = slot_print(key);
 	return 0;
-}
-
-static void slot_clear(struct marker_table *t, uint32_t slot)
-{
-	t->marked[slot / 64] &= ~(1ULL << (slot % 64));
 }
 
 /* The set of ports is read by the program on other CPUs. */
@@ -66,19 +82,6 @@ static void port_remove(struct marker_table *t, uint16_t port)
 }
 
 /* -- queue -------------------------------------------------------------------------- */
-
-static uint32_t key_hash(const struct flow_key *key)
-{
-	uint64_t word[5], hash = 0;
-
-	_Static_assert(sizeof(word) == sizeof(*key), "flow_key is five words");
-	memcpy(word, key, sizeof(word));
-	for (int i = 0; i < 5; i++) {
-		hash = (hash ^ word[i]) * 0x9E3779B97F4A7C15ULL;
-		hash ^= hash >> 32;
-	}
-	return (uint32_t)hash;
-}
 
 /* The queued change of a flow; a new one, not yet filled in but for its key, when there is none. */
 static struct marker_change *change_of(struct marker_table *t, const struct flow_key *key, bool *found)
@@ -142,16 +145,16 @@ static void queue_event(struct marker *m, const struct flow_event *e, uint32_t r
 	}
 	if (t->changes == MARKER_CHANGES_MAX)
 		marker_flush(m);
-	had = slot_marked(t, slot);
+	had = slot_marked(t, slot, &e->key);
 	/* Nothing to do: not ours, or marked with the tag that it keeps. */
 	if (had == wanted && (!wanted || e->flags & EVENT_DECIDED))
 		return;
-	if (wanted && slot_set(t, slot) < 0) {
+	if (wanted && slot_set(t, slot, &e->key) < 0) {
 		refuse(t, &e->key, -ENOMEM);
 		return;
 	}
 	if (!wanted)
-		slot_clear(t, slot);
+		t->slot[slot] = 0;
 	c = change_of(t, &e->key, &found);
 	if (!found)
 		c->was_marked = had;
@@ -185,7 +188,7 @@ static void change_failed(struct marker_table *t, const struct marker_change *c,
 	/* A label that cannot be changed stays as it was. */
 	if (c->was_marked)
 		return;
-	slot_clear(t, c->slot);
+	t->slot[c->slot] = 0;
 	port_remove(t, c->key.src_port);
 }
 

@@ -155,6 +155,16 @@ describe("marks", function()
     big:close()
   end)
 
+  it("are right for a flow whose slot another one left without an end", function()
+    m:events({ { slot = 0 } })
+    m:events({ { slot = 0, src_port = 5001, label = 0x10008 } })
+    assert.are.equal(0x10008, label_of(m, 5001))
+    m:events({ { state = "end", slot = 0, known = true, decided = true } })
+    assert.are.equal(0x10008, label_of(m, 5001))
+    m:events({ { state = "end", slot = 0, src_port = 5001, known = true, decided = true } })
+    assert.are.equal(0, label_of(m, 5001))
+  end)
+
   it("of more events than a batch holds all take effect", function()
     for batch = 0, 2 do
       local list = {}
