@@ -24,6 +24,11 @@ return {
   -- "500ms", "30s", "5m", "1h", "1d").
   stop_deadline = 10,
 
+  -- What SIGTERM and SIGINT mean for open flows. "end": each is reported as ended and its mark
+  -- removed, and nothing of ours is left. "keep": they stay as they are for the next start, which
+  -- takes them over. Expects one of end, keep.
+  on_stop = "end",
+
   -- Logging, on standard error.
   log = {
     -- The least urgent messages that are logged. --log-level on the command line overrides it.

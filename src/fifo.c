@@ -109,7 +109,8 @@ static int make_hidden(const char *path, char *hidden, size_t size, char *messag
 	const char *name = slash ? slash + 1 : path;
 
 	for (int i = 0; i < ATTEMPTS; i++) {
-		int n = snprintf(hidden, size, "%.*s.flowd-lua.%ld-%d", (int)(name - path), path, (long)getpid(), i);
+		int n = snprintf(hidden, size, "%.*s.flowd-lua.%ld-%d", (int)(name - path), path,
+				 (long)getpid(), i);
 
 		if (n < 0 || (size_t)n >= size)
 			return explain(message, -ENAMETOOLONG, "%s: the path is too long", path);
@@ -128,7 +129,8 @@ static int set_owner_and_mode(int fd, const char *path, const struct fifo_option
 			       o->uid == UINT32_MAX ? (long)geteuid() : (long)o->uid,
 			       o->gid == UINT32_MAX ? (long)getegid() : (long)o->gid, strerror(errno));
 	if (fchmod(fd, (mode_t)o->mode) != 0)
-		return explain(message, -errno, "%s: mode %04o cannot be set: %s", path, o->mode, strerror(errno));
+		return explain(message, -errno, "%s: mode %04o cannot be set: %s", path, o->mode,
+			       strerror(errno));
 	return 0;
 }
 
@@ -178,15 +180,18 @@ static int open_existing(struct fifo *fifo, const char *path, const struct fifo_
 
 	/* The configured owner's may be ours, left by a daemon that was killed. */
 	if (seen->st_uid != 0 && seen->st_uid != geteuid() && seen->st_uid != o->uid)
-		return explain(message, -EPERM, "%s: the FIFO belongs to user %ld; expected root or user %ld, who runs "
-			       "flowd-lua: change its owner or remove it", path, (long)seen->st_uid, (long)geteuid());
+		return explain(message, -EPERM,
+			       "%s: the FIFO belongs to user %ld; expected root or user %ld, who runs "
+			       "flowd-lua: change its owner or remove it",
+			       path, (long)seen->st_uid, (long)geteuid());
 	fd = open(path, OPEN_FLAGS);
 	if (fd < 0) {
 		if (errno == ENOENT || errno == ELOOP)
 			return explain(message, -ESTALE, "%s: it vanished while it was opened", path);
 		return explain(message, -errno, "%s: the FIFO cannot be opened: %s", path, strerror(errno));
 	}
-	if (fstat(fd, &st) != 0 || !S_ISFIFO(st.st_mode) || st.st_ino != seen->st_ino || st.st_dev != seen->st_dev) {
+	if (fstat(fd, &st) != 0 || !S_ISFIFO(st.st_mode) || st.st_ino != seen->st_ino ||
+	    st.st_dev != seen->st_dev) {
 		close(fd);
 		return explain(message, -ESTALE, "%s: it was replaced while it was opened", path);
 	}
@@ -197,7 +202,8 @@ static int open_existing(struct fifo *fifo, const char *path, const struct fifo_
 	adopt(fifo, fd, &st, false);
 	fifo->notable = (st.st_mode & S_IWOTH) != 0;
 	if (fifo->notable)
-		explain(message, 0, "%s: the FIFO was there before and every user can write to it (mode %04o)", path,
+		explain(message, 0,
+			"%s: the FIFO was there before and every user can write to it (mode %04o)", path,
 			(unsigned int)st.st_mode & 07777);
 	else
 		explain(message, 0, "%s: the FIFO was there before: used as it is (mode %04o)", path,
@@ -223,7 +229,8 @@ static int move_aside(const char *path, char *aside, size_t size, char *message)
 		err = rename_to_unused(path, aside);
 	}
 	if (err)
-		explain(message, err, "%s: the regular file cannot be renamed to %s: %s", path, aside, strerror(-err));
+		explain(message, err, "%s: the regular file cannot be renamed to %s: %s", path, aside,
+			strerror(-err));
 	return err;
 }
 
@@ -254,12 +261,16 @@ int fifo_open(struct fifo *fifo, const char *path, const struct fifo_options *o,
 		} else if (S_ISFIFO(st.st_mode)) {
 			err = open_existing(fifo, path, o, &st, message);
 		} else if (!S_ISREG(st.st_mode)) {
-			return explain(message, -EINVAL, "%s: expected a FIFO or nothing, found %s: remove it", path,
+			return explain(message, -EINVAL,
+				       "%s: expected a FIFO or nothing, found %s: remove it", path,
 				       type_name(st.st_mode));
 		} else if (!o->replace_regular_file) {
-			return explain(message, -EINVAL, "%s: expected a FIFO or nothing, found a regular file (a program "
-				       "wrote there while no FIFO was there?): remove it, or set replace_regular_file = true "
-				       "to have it renamed", path);
+			return explain(message, -EINVAL,
+				       "%s: expected a FIFO or nothing, found a regular file (a program "
+				       "wrote there while no FIFO was there?): remove it, or set "
+				       "replace_regular_file = true "
+				       "to have it renamed",
+				       path);
 		} else {
 			err = move_aside(path, aside, sizeof(aside), message);
 			if (err == 0)
@@ -275,7 +286,7 @@ int fifo_open(struct fifo *fifo, const char *path, const struct fifo_options *o,
 	return err;
 }
 
-int fifo_reopen(struct fifo *fifo)
+int fifo_spare(const struct fifo *fifo)
 {
 	char path[40];
 	int fd;
@@ -283,8 +294,23 @@ int fifo_reopen(struct fifo *fifo)
 	/* Not by the FIFO's path: another one may stand there by now. */
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fifo->fd);
 	fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+bool fifo_is_same(const struct fifo *fifo, int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode) && st.st_dev == fifo->device &&
+	       st.st_ino == fifo->inode;
+}
+
+int fifo_reopen(struct fifo *fifo)
+{
+	int fd = fifo_spare(fifo);
+
 	if (fd < 0)
-		return -errno;
+		return fd;
 	close(fifo->fd);
 	fifo->fd = fd;
 	lock_reader(fd);

@@ -23,30 +23,30 @@ enum {
 };
 
 struct fifo_options {
-	uint32_t mode;             /* permission bits, 0..0777 */
-	uint32_t uid;              /* UINT32_MAX: the daemon's */
-	uint32_t gid;              /* UINT32_MAX: the daemon's */
+	uint32_t mode;		   /* permission bits, 0..0777 */
+	uint32_t uid;		   /* UINT32_MAX: the daemon's */
+	uint32_t gid;		   /* UINT32_MAX: the daemon's */
 	bool replace_regular_file; /* rename one at the path aside, do not refuse it */
 };
 
 /* Owned by its opener. */
 struct fifo {
-	int32_t fd;    /* non-blocking, close-on-exec; -1: closed */
-	bool created;  /* we made it: fifo_remove() removes it */
-	bool notable;  /* fifo_open()'s remark deserves a warning */
+	int32_t fd;   /* non-blocking, close-on-exec; -1: closed */
+	bool created; /* we made it: fifo_remove() removes it */
+	bool notable; /* fifo_open()'s remark deserves a warning */
 	uint64_t device;
 	uint64_t inode;
 };
 
 /*
  * Make the FIFO at `path`, or open the one that is there if root, the effective user or
- * options->uid owns it: that one is used as it is, its mode and owner are not touched. Anything else at the path
- * is an error: a symbolic link, somebody else's FIFO, a regular file (unless it may be
- * replaced), a FIFO that another process reads.
- * Returns 0, `message` then holds a remark for the log or ""; or -errno and one line in `message`
- * that names the path. message has FIFO_MESSAGE_SIZE octets.
+ * options->uid owns it: that one is used as it is, its mode and owner are not touched. Anything else at the
+ * path is an error: a symbolic link, somebody else's FIFO, a regular file (unless it may be replaced), a FIFO
+ * that another process reads. Returns 0, `message` then holds a remark for the log or ""; or -errno and one
+ * line in `message` that names the path. message has FIFO_MESSAGE_SIZE octets.
  */
-FFI_EXPORT int fifo_open(struct fifo *fifo, const char *path, const struct fifo_options *options, char *message);
+FFI_EXPORT int fifo_open(struct fifo *fifo, const char *path, const struct fifo_options *options,
+			 char *message);
 
 /*
  * After an end of file: replace the descriptor by a new one for the same FIFO, wherever it
@@ -56,6 +56,15 @@ FFI_EXPORT int fifo_open(struct fifo *fifo, const char *path, const struct fifo_
  * Returns 0 or -errno; the old descriptor then stays.
  */
 FFI_EXPORT int fifo_reopen(struct fifo *fifo);
+
+/*
+ * Another descriptor of the same FIFO, without the reader's lock: handed to the process that comes after us,
+ * it keeps the pipe and what is in it alive meanwhile. Close-on-exec. Returns it or -errno.
+ */
+FFI_EXPORT int fifo_spare(const struct fifo *fifo);
+
+/* Is `fd` a descriptor of this FIFO? */
+FFI_EXPORT bool fifo_is_same(const struct fifo *fifo, int fd);
 
 /* Is this FIFO what stands at `path`? 1: yes. 0: something else does. -ENOENT: nothing. -errno. */
 FFI_EXPORT int fifo_is_at(const struct fifo *fifo, const char *path);

@@ -31,8 +31,8 @@ static int reserve_memory(struct flow_table *t)
 	uint32_t slots = state_slots_limit(t->state);
 
 	t->free_size = slots * (uint32_t)sizeof(*t->free);
-	t->free = mmap(NULL, t->free_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-		       -1, 0);
+	t->free = mmap(NULL, t->free_size, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (t->free == MAP_FAILED) {
 		t->free = NULL;
 		return -ENOMEM;
@@ -117,6 +117,40 @@ uint64_t flow_table_memory(const struct flow_table *t)
 	       t->free_size;
 }
 
+/* Append an event about an open flow, as it was decided. */
+static void append_event(struct flow_batch *b, const struct flow_slot *f, uint32_t slot, uint8_t state)
+{
+	struct flow_event *e = &b->event[b->count++];
+
+	memset(e, 0, sizeof(*e));
+	e->key = f->key;
+	e->time_us = b->now_us;
+	e->start_us = f->start_us;
+	e->route = f->route;
+	e->slot = (int32_t)slot;
+	e->label = f->label;
+	e->flags = EVENT_KNOWN | EVENT_DECIDED | EVENT_DELIVER;
+	e->state = state;
+	e->activity = f->activity;
+	e->experiment = f->experiment;
+	e->source = f->source;
+	e->rule = f->rule;
+	memcpy(e->application, f->application, sizeof(e->application));
+}
+
+int32_t flow_table_list(const struct flow_table *t, int32_t from, struct flow_batch *b)
+{
+	int32_t slot = flow_table_next(t, from);
+
+	b->now_us = clock_realtime_us();
+	b->count = 0;
+	while (slot != FLOW_SLOT_NONE && b->count < FLOW_BATCH_MAX) {
+		append_event(b, &t->slots[slot], (uint32_t)slot, FLOW_ONGOING);
+		slot = flow_table_next(t, slot + 1);
+	}
+	return slot;
+}
+
 uint32_t flow_table_drain(struct flow_table *t, struct flow_batch *b)
 {
 	flow_table_release(t, b);
@@ -126,28 +160,13 @@ uint32_t flow_table_drain(struct flow_table *t, struct flow_batch *b)
 	while (b->count < FLOW_BATCH_MAX && t->drain_from < t->header->slots_used) {
 		uint32_t slot = t->drain_from++;
 		struct flow_slot *f = &t->slots[slot];
-		struct flow_event *e = &b->event[b->count];
 
 		if (!is_open(t, slot))
 			continue;
-		memset(e, 0, sizeof(*e));
-		e->key = f->key;
-		e->time_us = b->now_us;
-		e->start_us = f->start_us;
-		e->route = f->route;
-		e->slot = (int32_t)slot;
-		e->label = f->label;
-		e->flags = EVENT_KNOWN | EVENT_DECIDED | EVENT_DELIVER;
-		e->state = FLOW_END;
-		e->activity = f->activity;
-		e->experiment = f->experiment;
-		e->source = f->source;
-		e->rule = f->rule;
-		memcpy(e->application, f->application, sizeof(e->application));
+		append_event(b, f, slot, FLOW_END);
 		f->phase = FLOW_PHASE_ENDING;
 		t->ending[t->ending_count++] = slot;
 		t->live--;
-		b->count++;
 	}
 	if (b->count == 0)
 		t->drain_from = 0;

@@ -43,37 +43,37 @@ enum {
 
 /* flow_slot.phase, bits: what the batch in hand does with it. Means nothing to the next process. */
 enum {
-	FLOW_PHASE_DROPPED = 1,  /* its start was dropped by a rule */
+	FLOW_PHASE_DROPPED = 1,	 /* its start was dropped by a rule */
 	FLOW_PHASE_UNMAPPED = 2, /* its start got no experiment */
-	FLOW_PHASE_ENDING = 4,   /* an end was found */
+	FLOW_PHASE_ENDING = 4,	 /* an end was found */
 };
 
 /* Three cache lines. Order: what look-ups need, what an end needs, what backends print. */
 struct flow_slot {
 	uint32_t commit; /* FLOW_SLOT_*: written last */
-	uint32_t hash;   /* of the key, under this process's seed */
-	uint64_t id;     /* grows with each flow; never 0, never used again */
+	uint32_t hash;	 /* of the key, under this process's seed */
+	uint64_t id;	 /* grows with each flow; never 0, never used again */
 	struct flow_key key;
 	uint32_t label; /* 20 bits, with the flow's entropy */
-	int32_t route;  /* bit N: backend N */
+	int32_t route;	/* bit N: backend N */
 
 	uint64_t start_us;
 	uint64_t seen_us; /* last event */
 	uint64_t bytes_sent;
 	uint64_t bytes_received;
 	uint64_t socket_cookie; /* 0 = not known */
-	uint16_t experiment;    /* 1..511 */
-	uint8_t activity;       /* 1..63 */
-	uint8_t phase;          /* FLOW_PHASE_* */
-	uint16_t source;        /* name id of the plugin */
-	uint16_t rule;          /* as in flow_event */
-	uint32_t uid;           /* reserved: owner of the socket */
+	uint16_t experiment;	/* 1..511 */
+	uint8_t activity;	/* 1..63 */
+	uint8_t phase;		/* FLOW_PHASE_* */
+	uint16_t source;	/* name id of the plugin */
+	uint16_t rule;		/* as in flow_event */
+	uint32_t uid;		/* reserved: owner of the socket */
 	uint32_t pid;
 	uint32_t lease; /* reserved: seconds */
 	uint32_t spare;
 
 	char application[48]; /* FLOW_APPLICATION_SIZE; NUL-terminated */
-	char comm[16];        /* reserved */
+	char comm[16];	      /* reserved */
 };
 
 struct state;
@@ -113,6 +113,11 @@ FFI_EXPORT void flow_table_release(struct flow_table *t, struct flow_batch *b);
  * FLOW_BATCH_MAX. Returns how many; 0 when no flow is open. Follow each call by backends and
  * release. */
 FFI_EXPORT uint32_t flow_table_drain(struct flow_table *t, struct flow_batch *b);
+
+/* Fill `b` with ongoing events (KNOWN, DECIDED, DELIVER; time_us = now) of open flows from slot
+ * `from` on, at most FLOW_BATCH_MAX: nothing changes in the table. Returns the slot to go on with;
+ * FLOW_SLOT_NONE behind the last. */
+FFI_EXPORT int32_t flow_table_list(const struct flow_table *t, int32_t from, struct flow_batch *b);
 
 /* After a crash: the input that the last process had not consumed has been read again. Until
  * then, flows that ended in its last batch are kept, so that an end that comes again finds its flow's

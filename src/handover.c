@@ -196,6 +196,11 @@ void handover_init(char **argv)
 	publish();
 }
 
+const char *handover_binary(void)
+{
+	return binary;
+}
+
 bool handover_resumed(void)
 {
 	return resumed;

@@ -18,6 +18,9 @@ enum { HANDOVER_MAX = 128, HANDOVER_NAME_SIZE = 200 };
 /* First thing in main(): remembers how we were started and what was handed to us. */
 void handover_init(char **argv);
 
+/* The path that handover_exec() starts. */
+FFI_EXPORT const char *handover_binary(void);
+
 /* Were we started by handover_exec()? */
 FFI_EXPORT bool handover_resumed(void);
 

@@ -67,12 +67,13 @@ FFI_EXPORT int marker_detach(struct marker *m, const char *interface);
 FFI_EXPORT int marker_attached(const struct marker *m, const char *interface);
 
 /*
- * Take over what a batch means for the marks: of its delivered events (EVENT_DELIVER), those
+ * Take over what events mean for the marks: of the delivered ones (EVENT_DELIVER), those
  * routed here are marked on start and ongoing and unmarked on end; a flow whose route no longer
  * leads here is unmarked. Takes effect with marker_flush; if more piles up than fits a batch,
  * earlier ones take effect at once.
  */
-FFI_EXPORT void marker_queue_batch(struct marker *m, const struct flow_batch *b, uint32_t route_bit);
+FFI_EXPORT void marker_queue(struct marker *m, const struct flow_event *events, uint32_t count,
+			     uint32_t route_bit);
 
 /* Bring queued marks into the table, in a few system calls. */
 FFI_EXPORT void marker_flush(struct marker *m);

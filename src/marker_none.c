@@ -45,10 +45,11 @@ int marker_attached(const struct marker *m, const char *interface)
 	return -ENOENT;
 }
 
-void marker_queue_batch(struct marker *m, const struct flow_batch *b, uint32_t route_bit)
+void marker_queue(struct marker *m, const struct flow_event *events, uint32_t count, uint32_t route_bit)
 {
 	(void)m;
-	(void)b;
+	(void)events;
+	(void)count;
 	(void)route_bit;
 }
 

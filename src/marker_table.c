@@ -163,10 +163,10 @@ static void queue_event(struct marker *m, const struct flow_event *e, uint32_t r
 	c->marked = wanted;
 }
 
-void marker_queue_batch(struct marker *m, const struct flow_batch *b, uint32_t route_bit)
+void marker_queue(struct marker *m, const struct flow_event *events, uint32_t count, uint32_t route_bit)
 {
-	for (uint32_t i = 0; i < b->count; i++)
-		queue_event(m, &b->event[i], route_bit);
+	for (uint32_t i = 0; i < count; i++)
+		queue_event(m, &events[i], route_bit);
 }
 
 /* -- flush -------------------------------------------------------------------------- */

@@ -130,9 +130,10 @@ function marker:start(ctx)
   end)
 end
 
-function marker:on_events()
-  api.marker_queue_batch(self.handle, self.ctx.batch, self.ctx.route_bit)
-end
+function marker:on_events(events, count) api.marker_queue(self.handle, events, count, self.ctx.route_bit) end
+
+-- Flows that were open before this process: their marks are set again.
+marker.adopt = marker.on_events
 
 function marker:flush()
   api.marker_flush(self.handle)

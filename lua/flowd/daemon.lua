@@ -13,9 +13,13 @@ local flow_line = require("flowd.flow_line")
 local pipeline = require("flowd.pipeline")
 local plugins = require("flowd.plugins")
 local rules = require("flowd.rules")
+local subprocess = require("flowd.subprocess")
 local stats = require("flowd.stats")
 
-local SIGHUP, SIGINT, SIGUSR1, SIGTERM = 1, 2, 10, 15
+local SIGHUP, SIGINT, SIGUSR1, SIGUSR2, SIGTERM = 1, 2, 10, 12, 15
+
+local CHECK_SECONDS = 60 -- for a new binary to say whether it can take over
+local FLUSH_SECONDS = 0.2 -- for queued fireflies before it does
 
 -- What the service manager is told; without one this does nothing.
 local function notify(text)
@@ -116,6 +120,21 @@ function Daemon:start_plugins()
   for _, name in ipairs(sorted_names(self.values.plugins)) do self:start_instance("plugins", name) end
 end
 
+-- Flows that were open before this process: backends that keep something for them set it up again.
+function Daemon:adopt_flows()
+  local from = 0
+  while from ~= ffi.C.FLOW_SLOT_NONE do
+    from = api.flow_table_list(self.table, from, self.batch)
+    for _, backend in ipairs(self.backends) do
+      if self.batch.count > 0 and backend.instance.adopt then
+        backend.instance:adopt(self.batch.event, self.batch.count)
+        if backend.instance.flush then backend.instance:flush() end
+      end
+    end
+  end
+  self.batch.count = 0
+end
+
 function Daemon:build()
   local config = self.config
   self:prepare_directories()
@@ -141,7 +160,31 @@ function Daemon:build()
     table = self.table, batch = self.batch, chain = chain, backends = self.backends,
     observe = flow_log.new(self.registry, self.bits),
   })
+  self:adopt_flows()
   self:start_plugins()
+  local unclaimed = api.handover_close_rest()
+  if unclaimed > 0 then log.warn("%d descriptors of the process before this one were not needed any more", unclaimed) end
+end
+
+--- Let the binary that stands at our path now take over, when it says that it can.
+function Daemon:upgrade()
+  if self.upgrading then return end
+  local argv = { ffi.string(api.handover_binary()), "check", "--conf", self.config.path, "takeover" }
+  local handle, message = subprocess.run(argv, { seconds = CHECK_SECONDS }, function(status, output)
+    self.upgrading = nil
+    if status ~= 0 then
+      log.error("SIGUSR2: this process goes on: %s %s", argv[1], status == -1 and "did not answer" or "refuses:")
+      log.write("error", "%s", output)
+      return
+    end
+    self:finish_backends(api.clock_monotonic_ns() + ffi.cast("uint64_t", FLUSH_SECONDS * 1e9))
+    log.info("SIGUSR2: handing over to %s", argv[1])
+    notify("RELOADING=1")
+    local failure = api.handover_exec()
+    log.error("SIGUSR2: this process goes on: %s: %s", argv[1], ffi.string(api.error_text(failure)))
+  end)
+  self.upgrading = handle
+  if not handle then log.error("SIGUSR2: this process goes on: %s", message) end
 end
 
 function Daemon:watch_signals()
@@ -157,6 +200,7 @@ function Daemon:watch_signals()
     loop.signal(SIGUSR1, function()
       for _, line in ipairs(stats.lines(self.state)) do log.info("%s", line) end
     end),
+    loop.signal(SIGUSR2, function() self:upgrade() end),
     loop.signal(SIGHUP, function() log.warn("SIGHUP: reloading is not supported: restart to apply a new configuration") end),
   }
 end
@@ -179,6 +223,17 @@ function Daemon:finish_backends(deadline_ns)
     left = pending()
   end
   return left
+end
+
+--- Go, and leave everything to the next process: what a killed daemon leaves, in good order.
+function Daemon:leave()
+  notify("STOPPING=1\nSTATUS=leaving open flows to the next start")
+  local unsent = self:finish_backends(api.clock_monotonic_ns() + ffi.cast("uint64_t", self.values.stop_deadline * 1e9))
+  if unsent > 0 then log.error("stop_deadline: %d fireflies were not sent", unsent) end
+  log.info("%d open flows are left to the next start", api.flow_table_count(self.table))
+  api.state_close(self.state, false)
+  if self.pid_file then api.process_remove_pid_file(self.pid_file) end
+  return 0
 end
 
 --- End all flows, stop everything, remove what is ours. Returns the exit status.
@@ -242,6 +297,7 @@ function daemon.run(config)
     #self.failed > 0 and ("; %d of its parts did not start"):format(#self.failed) or "")
   notify("READY=1\nSTATUS=" .. (#self.failed > 0 and "some parts did not start" or "running"))
   loop.run()
+  if self.values.on_stop == "keep" then return self:leave() end
   return self:stop()
 end
 

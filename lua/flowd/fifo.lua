@@ -113,6 +113,7 @@ function Fifo:look()
     self.vanished = now()
     self.old[stream] = true
     stream.retired = true
+    stream:withdraw() -- its name goes to the FIFO that comes
     stream:turn(FILLS_AT_CHANGE)
   end
   self:open_again()

@@ -36,6 +36,37 @@ local function remember_maker(self)
   input.flags = fifo.created and bit.bor(input.flags, CREATED) or bit.band(input.flags, bit.bnot(CREATED))
 end
 
+-- The pipe outlives us: a descriptor of its own goes to the next image of the binary and, under
+-- systemd, into its store, so that even what a writer left in the kernel is there for the next process.
+local function offer(self)
+  local name = "fifo=" .. self.owner.path
+  local spare = api.handover_take(name)
+  if spare >= 0 and not api.fifo_is_same(self.fifo, spare) then
+    api.descriptor_close(spare)
+    spare = -1
+  end
+  if spare < 0 then spare = api.fifo_spare(self.fifo) end
+  local status = spare < 0 and spare or api.handover_offer(name, spare)
+  if status < 0 then
+    self.ctx:log("warn", "%s: cannot be handed to the next process: %s: what is in the pipe when this one is killed is lost",
+      self.owner.path, ffi.string(api.error_text(status)))
+    if spare >= 0 then api.descriptor_close(spare) end
+    return
+  end
+  self.spare, self.spare_name = spare, name
+  -- A path with a colon has no name in the store; without a store this does nothing.
+  api.notify_store(name, spare)
+end
+
+--- Hand it to nobody any more.
+function Stream:withdraw()
+  if not self.spare then return end
+  api.handover_withdraw(self.spare_name)
+  api.notify_unstore(self.spare_name)
+  api.descriptor_close(self.spare)
+  self.spare = nil
+end
+
 local function open_input(ctx, name, label)
   local input = api.state_input_open(ctx.state, name, CAPACITY)
   if input == nil then return nil, ("%s: no input buffer is free in the state file"):format(label) end
@@ -76,6 +107,7 @@ function stream.open(owner)
     owner = owner, ctx = owner.ctx, fifo = fifo, input = input, reader = reader, name = name,
   }, Stream)
   remember_maker(self)
+  offer(self)
   self:watch()
   -- A killed daemon may have left lines in the buffer.
   if api.line_reader_within_line(reader) then self:again(0) end
@@ -238,6 +270,7 @@ function Stream:close()
   if self.name then self.owner.input_names[self.name] = nil end
   api.line_reader_close(self.reader)
   api.state_input_close(self.ctx.state, self.input)
+  self:withdraw()
   if self.fifo then api.fifo_close(self.fifo) end
 end
 

@@ -44,6 +44,11 @@ options.global = {
     doc = "How long ending all open flows and sending their last messages may take when the daemon stops. "
       .. "What is not done by then is counted and logged.",
   }),
+  on_stop = schema.one_of({
+    "end", "keep", default = "end",
+    doc = 'What SIGTERM and SIGINT mean for open flows. "end": each is reported as ended and its mark removed, and '
+      .. 'nothing of ours is left. "keep": they stay as they are for the next start, which takes them over.',
+  }),
   log = schema.table({
     fields = { level = level, time = time },
     doc = "Logging, on standard error.",

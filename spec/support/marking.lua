@@ -71,7 +71,7 @@ function Marking:fill(list)
 end
 
 --- Queue the batch that was made last.
-function Marking:queue_filled() api.marker_queue_batch(self.handle, self.batch, ROUTE) end
+function Marking:queue_filled() api.marker_queue(self.handle, self.batch.event, self.batch.count, ROUTE) end
 
 --- Make a batch and queue it.
 ---@param list table[]
