@@ -32,7 +32,7 @@ describe("flowd-lua", function()
     usage_error('--log-level: expected one of trace, debug, info, warn, error; got "wran" — did you mean "warn"?',
       "check", "--log-level", "wran")
     usage_error("--json is no option of the command check", "check", "--json")
-    usage_error('check: unexpected argument "x"', "version", "x")
+    usage_error('version: unexpected argument "x"', "version", "x")
     usage_error("lua: missing FILE", "lua")
     usage_error("stats: --json and --prometheus exclude each other", "stats", "--json", "--prometheus")
     usage_error('help: unknown command "chec" — did you mean "check"?', "help", "chec")
