@@ -121,14 +121,13 @@ for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) d
       d:expect("interface eth1: it has vanished", 10)
       netns.veth(a, "eth1", b, "eth1")
       d:wait_for_counter('flowd_marker_interface_marked{interface="eth1"}', 1)
-      local b1 = { address = "2001:db8:2::2" }
-      local a1 = { address = "2001:db8:2::1" }
-      a:add_address("eth1", a1.address .. "/64")
-      b:add_address("eth1", b1.address .. "/64")
-      d:write(line("start", a1, b1, 5000, 6000, 2, 2, "udp"))
+      a.address, b.address = "2001:db8:2::1", "2001:db8:2::2"
+      a:add_address("eth1", a.address .. "/64")
+      b:add_address("eth1", b.address .. "/64")
+      d:write(line("start", a, b, 5000, 6000, 2, 2, "udp"))
       d:wait_for_counter("flowd_marker_flows", 1)
       local seen = capture.start(b, "eth1")
-      traffic.udp(a, b1, 5000, 6000, 1)()
+      traffic.udp(a, b, 5000, 6000, 1)()
       local packet = seen:wait_for({ src_port = 5000, protocol = "udp" }, 10)[1]
       assert.are.equal(0x10008, bit.band(packet.flow_label, SEMANTIC))
       assert.are.equal(0, d:stop().code)
