@@ -13,9 +13,9 @@
  * be sent (EINVAL, EMSGSIZE, EIO: path MTU, IPsec) the peer gets single datagrams.
  *
  * The caller is never kept waiting. What the kernel does not take now stays queued; a full
- * queue is flushed early or, when that cannot be, drops its oldest datagram and counts it. A peer that refuses (ICMP errors) keeps its
- * queue too: every second the oldest datagram is sent to try; when no refusal came
- * back the rest follows. An unconnected output hears of no refusal.
+ * queue is flushed early or, when that cannot be, drops its oldest datagram and counts it. A peer that
+ * refuses (ICMP errors) keeps its queue too: every second the oldest datagram is sent to try; when no refusal
+ * came back the rest follows. An unconnected output hears of no refusal.
  *
  * The caller runs the loop: udp_out_flush and udp_out_notice return what is wanted next.
  */
