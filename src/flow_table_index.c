@@ -5,21 +5,18 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 
-/* From so many entries on the index is worth huge pages; below, they would cost
- * an idle daemon memory. */
-#define HUGE_FROM 32768
-
 int flow_index_open(struct flow_index *ix, uint32_t flows)
 {
 	ix->size = 2 * flows;
 	ix->used = 0;
-	ix->huge = false;
 	ix->entry = mmap(NULL, flow_index_memory(ix), PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (ix->entry == MAP_FAILED) {
 		ix->entry = NULL;
 		return -errno;
 	}
+	/* A flow touches two or three pages of it: huge ones would make an idle daemon large, and
+	 * with a million flows they were not measurably faster. */
 	madvise(ix->entry, flow_index_memory(ix), MADV_NOHUGEPAGE);
 	if (getrandom(ix->seed, sizeof(ix->seed), 0) != (ssize_t)sizeof(ix->seed)) {
 		flow_index_close(ix);
@@ -49,10 +46,7 @@ void flow_index_insert(struct flow_index *ix, uint32_t hash, uint32_t slot)
 			i = 0;
 	}
 	ix->entry[i] = (struct flow_index_entry){.hash = hash, .slot = slot + 1};
-	if (++ix->used >= HUGE_FROM && !ix->huge) {
-		ix->huge = true;
-		madvise(ix->entry, flow_index_memory(ix), MADV_HUGEPAGE);
-	}
+	ix->used++;
 }
 
 /* How far position i lies behind position `from`, round the end. */

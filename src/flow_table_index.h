@@ -26,7 +26,6 @@ struct flow_index {
 	uint32_t size;
 	uint32_t used;
 	uint64_t seed[2];
-	bool huge;
 };
 
 /* Room for `flows` entries. Returns 0 or -errno. */
