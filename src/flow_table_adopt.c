@@ -169,6 +169,16 @@ static int compare_ids(const void *a, const void *b, void *table)
 	return x < y ? -1 : x > y;
 }
 
+/* Where the used slots end. Those behind slots_used are free, unless that field is damaged. */
+static uint32_t used_slots(const struct flow_table *t)
+{
+	uint32_t end = t->header->slots_reserved;
+
+	while (end > t->header->slots_used && t->slots[end - 1].commit == FLOW_SLOT_FREE)
+		end--;
+	return end;
+}
+
 int flow_table_adopt(struct flow_table *t)
 {
 	uint64_t damaged = t->damaged->value;
@@ -178,6 +188,7 @@ int flow_table_adopt(struct flow_table *t)
 
 	if (t->header->sequence > ID_MAX)
 		t->header->sequence = 0;
+	t->header->slots_used = used_slots(t);
 	/* Downward: the lowest free slots are used first. */
 	for (uint32_t i = t->header->slots_used; i-- > 0 && !error;)
 		error = adopt_slot(t, i, now, replay);

@@ -93,14 +93,19 @@ static int reserve_adopted(const struct state *s, const struct state_header *h)
 	return error;
 }
 
-/* The change that was under way when the last owner was killed did not happen. */
+/* The change that was under way when the last owner was killed did not happen. A change leaves
+ * identity and key alone: an undo for another flow is damage. */
 static void undo_change(struct state *s)
 {
 	struct state_header *h = state_header(s);
+	struct flow_slot *f;
 
 	if (h->undo_slot == 0)
 		return;
-	state_slots(s)[h->undo_slot - 1] = h->undo;
+	f = &state_slots(s)[h->undo_slot - 1];
+	if (f->commit == FLOW_SLOT_OPEN && h->undo.commit == FLOW_SLOT_OPEN && f->id == h->undo.id &&
+	    memcmp(&f->key, &h->undo.key, sizeof(f->key)) == 0)
+		*f = h->undo;
 	atomic_signal_fence(memory_order_seq_cst);
 	h->undo_slot = 0;
 }

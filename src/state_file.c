@@ -153,6 +153,17 @@ void state_file_boot_id(char *id, size_t size)
 	id[n > 0 ? strcspn(id, "\n") : 0] = '\0';
 }
 
+/* The file ends behind its last reserved chunk; or one further, when its owner was killed
+ * between the allocation and the note of it. */
+static bool size_fits(uint32_t slots_reserved, int64_t size)
+{
+	int64_t end = STATE_SLOTS_OFFSET + (int64_t)slots_reserved * (int64_t)sizeof(struct flow_slot);
+
+	if (slots_reserved == 0 && size <= STATE_SLOTS_OFFSET)
+		return true;
+	return size == end || size == end + STATE_CHUNK_SIZE;
+}
+
 const char *state_file_refusal(const struct state_header *h, int64_t size)
 {
 	static const struct state_header empty;
@@ -172,9 +183,7 @@ const char *state_file_refusal(const struct state_header *h, int64_t size)
 	if (h->flows_max < 1 || h->flows_max > STATE_FLOWS_MAX)
 		return "its flows_max is out of range";
 	if (h->slots_reserved % STATE_CHUNK_SLOTS != 0 ||
-	    h->slots_reserved > STATE_FLOWS_MAX + STATE_SLOTS_EXTRA ||
-	    (h->slots_reserved > 0 &&
-	     STATE_SLOTS_OFFSET + (int64_t)h->slots_reserved * (int64_t)sizeof(struct flow_slot) > size))
+	    h->slots_reserved > STATE_FLOWS_MAX + STATE_SLOTS_EXTRA || !size_fits(h->slots_reserved, size))
 		return "its slots_reserved does not fit its size";
 	if (h->slots_used > h->slots_reserved)
 		return "its slots_used is out of range";
