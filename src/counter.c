@@ -47,18 +47,47 @@ static uint32_t kind_of(const char *name)
 	return base > len && memcmp(name + base - len, suffix, len) == 0 ? COUNTER_TOTAL : COUNTER_GAUGE;
 }
 
+static const char *skip_word(const char *p)
+{
+	while ((*p >= 'a' && *p <= 'z') || (*p >= '0' && *p <= '9') || *p == '_')
+		p++;
+	return p;
+}
+
+/* Behind the closing quote of a label's value; NULL when it has none or is not escaped well.
+ * Octets above 0x7f are UTF-8's. */
+static const char *skip_value(const char *p)
+{
+	for (; *p != '"'; p++) {
+		if ((unsigned char)*p < 0x20 || *p == 0x7f)
+			return NULL;
+		if (*p == '\\' && *++p != '\\' && *p != '"' && *p != 'n')
+			return NULL;
+	}
+	return p + 1;
+}
+
+/* flowd_NAME, or flowd_NAME{KEY="VALUE",...}: one that is not would make the whole
+ * exposition unreadable. */
 static bool name_valid(const char *name)
 {
-	size_t len = strnlen(name, COUNTER_NAME_SIZE);
+	static const char prefix[] = "flowd_";
+	const char *p;
 
-	if (len == 0 || len == COUNTER_NAME_SIZE)
+	if (strnlen(name, COUNTER_NAME_SIZE) == COUNTER_NAME_SIZE || strncmp(name, prefix, sizeof(prefix) - 1) != 0)
 		return false;
-	for (size_t i = 0; i < len; i++) {
-		/* Label values may be UTF-8. */
-		if ((unsigned char)name[i] < 0x20 || name[i] == 0x7f)
+	p = skip_word(name);
+	if (*p == '\0')
+		return true;
+	do {
+		const char *key = *p == '{' || *p == ',' ? p + 1 : NULL;
+
+		p = key ? skip_word(key) : NULL;
+		if (!p || p == key || p[0] != '=' || p[1] != '"')
 			return false;
-	}
-	return true;
+		p = skip_value(p + 2);
+	} while (p && *p == ',');
+	return p && p[0] == '}' && p[1] == '\0';
 }
 
 bool counter_valid(const struct counter *c)
@@ -108,7 +137,7 @@ struct counter *counter_get(const char *name)
 			return add(name, place);
 	}
 	if (!table.overflowed)
-		log_warn("counters: no room for %s (at most %d names of at most %d octets): counted as %s",
+		log_warn("counters: no place for %s (at most %d series, each of at most %d octets, well-formed): counted as %s",
 			 name, COUNTERS_MAX, COUNTER_NAME_SIZE - 1, overflow_name);
 	table.overflowed = true;
 	return &table.entry[*find_place(overflow_name) - 1];

@@ -36,8 +36,8 @@ struct counter {
 	char name[112]; /* COUNTER_NAME_SIZE; "" = unused */
 };
 
-/* Find or register. Never NULL: when the table is full or the name too long or not
- * printable, the shared counter flowd_counters_overflow_total is returned (and
+/* Find or register. Never NULL: when the table is full, or the name too long or no
+ * series in the form above, the shared counter flowd_counters_overflow_total is returned (and
  * that is logged once). Not for hot paths: keep the pointer. */
 FFI_EXPORT struct counter *counter_get(const char *name);
 

@@ -54,7 +54,12 @@ describe("counters", function()
     local overflow = api.counter_get("flowd_counters_overflow_total")
     assert.equal(overflow, api.counter_get("flowd_" .. ("x"):rep(106)))
     assert.equal(overflow, api.counter_get(""))
-    assert.equal(overflow, api.counter_get("flowd_a\nb"))
+    for _, bad in ipairs({ "flowd_a\nb", "other_total", "flowd_A", "flowd_a{", "flowd_a{}", 'flowd_a{b="c"', 'flowd_a{b="c"}d',
+      'flowd_a{b="c",}', 'flowd_a{b=c}', 'flowd_a{="c"}', 'flowd_a{b="c""}', 'flowd_a{b="\\x"}', 'flowd_a{b="\n"}',
+      'flowd_a}b="c"}' }) do
+      assert.equal(overflow, api.counter_get(bad), bad)
+    end
+    assert.not_equal(overflow, api.counter_get([[flowd_a{b="\\\"\n,}é",c_1=""}]]))
     assert.not_equal(overflow, api.counter_get("flowd_" .. ("x"):rep(105)))
   end)
 end)
