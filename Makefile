@@ -101,6 +101,7 @@ test: ## install what testing needs, build, lint, run every test
 
 test-kernels: ## boot Debian's kernels 5.10, 6.1 and 6.12 in qemu and try the static binary there
 	@scripts/install-deps kernels
+	@$(MAKE) --no-print-directory $(BIN)/flowd-lua
 	@$(MAKE) --no-print-directory STATIC=1 build-static/bin/flowd-lua
 	@scripts/kernels/run
 

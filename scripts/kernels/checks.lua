@@ -47,6 +47,18 @@ local function add_programs(list)
   end
 end
 
+-- The packets of spec/bpf, through the programs on this kernel.
+local function golden_packets()
+  local result = process.run({ "bin/flowd-lua", "lua", "spec/run.lua", "spec/bpf", seconds = 120 })
+  local passed, failed, rest = result.stdout:match("(%d+) passed, (%d+) failed([^\n]*)\n?$")
+  if result.code ~= 0 or failed ~= "0" or rest ~= "" then
+    io.stderr:write(result.stdout, result.stderr)
+    error(("%s passed, %s failed%s (status %s)"):format(passed or "?", failed or "?", rest or "",
+      tostring(result.code or result.signal)), 0)
+  end
+  return passed .. " tests"
+end
+
 -- -- attaching -----------------------------------------------------------------------
 
 local function attach_auto(context)
@@ -269,6 +281,7 @@ function checks.list(context)
   local list = {}
   local function add(name, run) list[#list + 1] = { name = name, run = run } end
   add_programs(list)
+  add("golden packets, octet by octet", golden_packets)
   add("attached by (`method = \"auto\"`)", attach_auto)
   add("`method = \"tcx\"`", attach_tcx)
   add("veth", traffic("veth"))
