@@ -227,8 +227,9 @@ local function killed()
   for _, packet in ipairs(gap) do
     if packet.flow_label ~= flow.label + entropy then unlabelled = unlabelled + 1 end
   end
-  local after = during(connection, seen, t, function() end)
-  marked.expect_label(after, flow, entropy)
+  -- The flow is still the one that it was: so is its label when its start is told again.
+  marked.tell(again, t, "start", { flow }, 1)
+  marked.expect_label(during(connection, seen, t, function() end), flow, entropy)
   marked.tell(again, t, "end", { flow }, 0)
   marked.expect_label(during(connection, seen, t, function() end), { src_port = flow.src_port, label = 0 })
   if again:stop().code ~= 0 then error("the second daemon did not end well", 0) end

@@ -9,6 +9,9 @@ local netns = require("spec.support.netns")
 
 local topology = {}
 
+local VLAN = "link add link eth0 name vlan7 type vlan id 7"
+local TUNNEL = "link add tun7 type ip6tnl mode ip6ip6"
+
 -- Labels in packets are the marker's: the kernel makes none of its own.
 local function quiet(ns)
   ns:sysctl("net.ipv6.auto_flowlabels", 0)
@@ -25,11 +28,11 @@ local function veth()
   return { from = a, to = b, device = "eth0", src = a.address, dst = b.address, seen = { b, "eth0" } }
 end
 
--- A device on top of the veth pair's ends, with addresses of its own.
+-- A device on top of the veth pair's ends, with addresses of its own. add: how it is made at each end.
 local function upon(name, add, up)
   local t = veth()
   for i, ns in ipairs({ t.from, t.to }) do
-    ns:ip(add, i, 3 - i)
+    ns:ip(add[i])
     ns:ip("link set %s addrgenmode none", name)
     ns:ip("link set %s up", name)
     ns:add_address(name, ("2001:db8:2::%d/64"):format(i))
@@ -49,17 +52,18 @@ function topology.veth() return with_macs(veth()) end
 
 --- The daemon marks the VLAN device.
 function topology.vlan()
-  return with_macs(upon("vlan7", "link add link eth0 name vlan7 type vlan id 7", true))
+  return with_macs(upon("vlan7", { VLAN, VLAN }, true))
 end
 
 --- The daemon marks the device below, where the tag stands inside the frame.
 function topology.vlan_in_frame()
-  return with_macs(upon("vlan7", "link add link eth0 name vlan7 type vlan id 7 reorder_hdr off", false))
+  return with_macs(upon("vlan7", { VLAN .. " reorder_hdr off", VLAN }, false))
 end
 
 --- Packets without Ethernet header.
 function topology.tunnel()
-  return upon("tun7", "link add tun7 type ip6tnl local 2001:db8:1::%d remote 2001:db8:1::%d mode ip6ip6", true)
+  return upon("tun7", { TUNNEL .. " local 2001:db8:1::1 remote 2001:db8:1::2", TUNNEL .. " local 2001:db8:1::2 remote 2001:db8:1::1" },
+    true)
 end
 
 --- A device that swallows what it gets: seen as it leaves.
