@@ -31,7 +31,7 @@ local report = result.writer(assert(arg[1], "usage: guest.lua RESULTS"))
 report.kernel(release)
 local failed = 0
 
-for _, check in ipairs(checks.list(context)) do
+for _, check in ipairs(checks.list()) do
   local started = process.now()
   local ok, detail, state = pcall(cleanup.scope, check.run, context)
   local absent = not ok and not context.guest and missing_kind(detail)

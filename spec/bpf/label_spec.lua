@@ -280,8 +280,9 @@ describe("the label program", function()
 
   it("says next for random octets and leaves them as they are", function()
     math.randomseed(42)
-    local ran = 0
-    for _ = 1, 20000 do
+    -- Emulated machines (make test-kernels) are content with less.
+    local ran, rounds = 0, tonumber(os.getenv("FLOWD_RANDOM_PACKETS")) or 20000
+    for _ = 1, rounds do
       local octets = {}
       for i = 1, math.random(14, 120) do octets[i] = string.char(math.random(0, 255)) end
       -- Often something that gets further than the first test.
@@ -297,6 +298,6 @@ describe("the label program", function()
         assert.are.equal(NEXT, verdict)
       end
     end
-    assert.is_true(ran > 10000)
+    assert.is_true(ran > rounds / 2)
   end)
 end)

@@ -188,7 +188,7 @@ local function exec(argv, options, streams, status_fd, parent)
   if options.namespace and C.setns(options.namespace.fd, CLONE_NEWNET) ~= 0 then die("setns") end
   if options.cwd and C.chdir(options.cwd) ~= 0 then die("chdir " .. options.cwd) end
   for name, value in pairs(options.env or {}) do
-    if value then C.setenv(name, value, 1) else C.unsetenv(name) end
+    if value then C.setenv(name, tostring(value), 1) else C.unsetenv(name) end
   end
   C.close_range(3, 0xffffffff, CLOSE_RANGE_CLOEXEC)
   -- Lift the three streams first, so that none is overwritten before it is in place.
@@ -248,7 +248,10 @@ function process.start(options)
   local parent = C.getpid()
   local pid = C.fork()
   if pid == 0 then
-    exec(argv, options, streams, status[1], parent)
+    -- An error must not unwind into a second copy of this process.
+    local _, message = pcall(exec, argv, options, streams, status[1], parent)
+    message = tostring(message)
+    C.write(status[1], message, #message)
     C._exit(127)
   end
   C.close(status[1])

@@ -29,6 +29,12 @@ describe("a child process", function()
     assert.equal("hello world " .. dir .. " none\n", out)
   end)
 
+  it("that cannot be set up is an error here, and nothing goes on there", function()
+    local ok, message = pcall(process.start, { "true", cwd = {}, name = "the child" })
+    assert.is_false(ok)
+    assert.truthy(message:find("cannot start the child: .*chdir"))
+  end)
+
   it("may write more than a pipe holds before anyone reads", function()
     local out = process.must({ "head", "-c", "3000000", "/dev/zero" })
     assert.equal(3000000, #out)
