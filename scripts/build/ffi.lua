@@ -15,12 +15,10 @@ end
 
 -- The headers' own text without any #include: structs come in the order given.
 local text = { "#define FLOWD_CDEF 1\n" }
-local exporting = {}
 for _, path in ipairs(headers) do
   local f = assert(io.open(path))
   local body = f:read("*a"):gsub("#%s*include[^\n]*", ""):gsub("#%s*define%s+FFI_EXPORT%f[%s]", "")
   f:close()
-  if body:find("%f[%w_]FFI_EXPORT%f[^%w_]") then exporting[#exporting + 1] = path end
   text[#text + 1] = body
 end
 local input = os.tmpname()
