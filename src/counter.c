@@ -74,7 +74,8 @@ static bool name_valid(const char *name)
 	static const char prefix[] = "flowd_";
 	const char *p;
 
-	if (strnlen(name, COUNTER_NAME_SIZE) == COUNTER_NAME_SIZE || strncmp(name, prefix, sizeof(prefix) - 1) != 0)
+	if (strnlen(name, COUNTER_NAME_SIZE) == COUNTER_NAME_SIZE ||
+	    strncmp(name, prefix, sizeof(prefix) - 1) != 0)
 		return false;
 	p = skip_word(name);
 	if (*p == '\0')
@@ -110,8 +111,8 @@ static struct counter *add(const char *name, uint16_t *place)
 
 static void create(void)
 {
-	void *memory = mmap(NULL, counter_table_size(), PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *memory =
+		mmap(NULL, counter_table_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (memory == MAP_FAILED) {
 		/* A megabyte of address space at start-up: nothing can run without it. */
@@ -137,7 +138,8 @@ struct counter *counter_get(const char *name)
 			return add(name, place);
 	}
 	if (!table.overflowed)
-		log_warn("counters: no place for %s (at most %d series, each of at most %d octets, well-formed): counted as %s",
+		log_warn("counters: no place for %s (at most %d series, each of at most %d octets, "
+			 "well-formed): counted as %s",
 			 name, COUNTERS_MAX, COUNTER_NAME_SIZE - 1, overflow_name);
 	table.overflowed = true;
 	return &table.entry[*find_place(overflow_name) - 1];

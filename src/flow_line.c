@@ -19,8 +19,8 @@ enum field {
 };
 
 static const char *const field_names[FIELDS + 1] = {
-	"state",       "protocol",         "source address", "source port", "destination address",
-	"destination port", "experiment", "activity",       "ninth field",
+	"state",      "protocol", "source address", "source port", "destination address", "destination port",
+	"experiment", "activity", "ninth field",
 };
 
 static const char *const reason_names[FLOW_LINE_REASONS] = {
@@ -194,10 +194,12 @@ int flow_line_parse(const char *line, size_t length, uint64_t now_us, struct flo
 	split_line(&split, line, length);
 	if (split.count != FIELDS) {
 		if (split.count == 0)
-			return refuse(&split, FIELD_STATE, FLOW_LINE_EMPTY, "a line with eight fields", error);
-		return refuse(&split, split.count < FIELDS ? (enum field)split.count : FIELDS, FLOW_LINE_FIELDS,
-			      "eight fields: start|end tcp|udp SRC-IP SRC-PORT DST-IP DST-PORT EXPERIMENT ACTIVITY",
-			      error);
+			return refuse(&split, FIELD_STATE, FLOW_LINE_EMPTY, "a line with eight fields",
+				      error);
+		return refuse(
+			&split, split.count < FIELDS ? (enum field)split.count : FIELDS, FLOW_LINE_FIELDS,
+			"eight fields: start|end tcp|udp SRC-IP SRC-PORT DST-IP DST-PORT EXPERIMENT ACTIVITY",
+			error);
 	}
 	memset(event, 0, sizeof(*event));
 	event->time_us = now_us;

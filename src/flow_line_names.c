@@ -9,7 +9,7 @@
 struct name_entry {
 	uint32_t hash;
 	uint16_t experiment; /* whose activity it is; 0: the name of an experiment */
-	uint16_t id;         /* 0: the entry is free */
+	uint16_t id;	     /* 0: the entry is free */
 	uint8_t length;
 	char name[FLOW_LINE_NAME_SIZE - 1]; /* normalised, not NUL-terminated */
 };

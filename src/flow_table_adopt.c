@@ -11,7 +11,7 @@
 
 /* Clocks are set back; more than a day ahead is damage. */
 #define AHEAD_US 86400000000ULL
-#define ID_MAX (UINT64_MAX >> 2)
+#define ID_MAX	 (UINT64_MAX >> 2)
 
 _Static_assert(sizeof(struct flow_slot) == 192, "three cache lines");
 _Static_assert(sizeof(struct flow_key) == 40, "five words");
@@ -41,12 +41,12 @@ static bool application_valid(const char *text)
 /* Could flow_table_commit() have written this? */
 static bool slot_valid(const struct flow_slot *f, uint64_t now)
 {
-	return f->id > 0 && f->id <= ID_MAX && key_valid(&f->key) && f->route >= 0 &&
-	       f->experiment >= 1 && f->experiment <= FLOW_EXPERIMENT_MAX && f->activity >= 1 &&
-	       f->activity <= FLOW_ACTIVITY_MAX && f->label <= LABEL_MASK &&
-	       label_experiment(f->label) == f->experiment && label_activity(f->label) == f->activity &&
-	       f->start_us > 0 && f->start_us <= now + AHEAD_US && f->seen_us <= now + AHEAD_US &&
-	       f->source < STATE_NAMES_MAX && application_valid(f->application);
+	return f->id > 0 && f->id <= ID_MAX && key_valid(&f->key) && f->route >= 0 && f->experiment >= 1 &&
+	       f->experiment <= FLOW_EXPERIMENT_MAX && f->activity >= 1 && f->activity <= FLOW_ACTIVITY_MAX &&
+	       f->label <= LABEL_MASK && label_experiment(f->label) == f->experiment &&
+	       label_activity(f->label) == f->activity && f->start_us > 0 && f->start_us <= now + AHEAD_US &&
+	       f->seen_us <= now + AHEAD_US && f->source < STATE_NAMES_MAX &&
+	       application_valid(f->application);
 }
 
 /* Will input be read again whose events were committed already? Not when some input was

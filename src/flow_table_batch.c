@@ -18,9 +18,10 @@ static void log_refusal(const struct flow_table *t, bool full)
 			    "flow table: full with %u flows (max_flows = %u): starts are refused", t->live,
 			    t->flows_max);
 	else
-		log_limited(&limit, LOG_LEVEL_ERROR,
-			    "flow table: no space for more than %u flows in the state file: starts are refused",
-			    t->live);
+		log_limited(
+			&limit, LOG_LEVEL_ERROR,
+			"flow table: no space for more than %u flows in the state file: starts are refused",
+			t->live);
 }
 
 /* A free slot, or FLOW_SLOT_NONE (counted). */
@@ -103,7 +104,8 @@ static void join(struct flow_table *t, struct flow_event *e, uint32_t slot)
 }
 
 /* True when the event belongs to a flow that waits for replayed input after a crash. */
-static bool join_replayed(struct flow_table *t, struct flow_event *e, uint32_t hash, struct flow_index_entry *entry)
+static bool join_replayed(struct flow_table *t, struct flow_event *e, uint32_t hash,
+			  struct flow_index_entry *entry)
 {
 	int32_t slot = t->replay_count ? flow_table_replayed(t, &e->key, hash) : FLOW_SLOT_NONE;
 
@@ -157,7 +159,8 @@ static void resolve_end(struct flow_table *t, struct flow_event *e, uint32_t has
 static void resolve_event(struct flow_table *t, struct flow_event *e, uint32_t hash)
 {
 	e->slot = FLOW_SLOT_NONE;
-	e->flags &= (uint16_t)~(EVENT_KNOWN | EVENT_DECIDED | EVENT_DROPPED | EVENT_DELIVER | EVENT_REOPENED);
+	e->flags &=
+		(uint16_t) ~(EVENT_KNOWN | EVENT_DECIDED | EVENT_DROPPED | EVENT_DELIVER | EVENT_REOPENED);
 	if (e->state == FLOW_END)
 		resolve_end(t, e, hash);
 	else
@@ -397,7 +400,7 @@ void flow_table_release(struct flow_table *t, struct flow_batch *b)
 		flow_index_remove(&t->index, f->hash, slot);
 		f->commit = FLOW_SLOT_ENDED;
 		t->limbo[t->limbo_count++] = slot;
-			t->ended_total->value++;
+		t->ended_total->value++;
 	}
 	t->ending_count = 0;
 	t->gauge_open->value = t->live;

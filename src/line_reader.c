@@ -18,10 +18,10 @@ enum {
 
 struct line_reader {
 	struct state_input *input; /* borrowed */
-	uint8_t *data;             /* borrowed */
-	uint32_t parsed;           /* octets handed out: consumed <= parsed <= length */
-	uint32_t scanned;          /* no newline in [parsed, scanned) */
-	bool skipping;             /* of what follows `parsed` */
+	uint8_t *data;		   /* borrowed */
+	uint32_t parsed;	   /* octets handed out: consumed <= parsed <= length */
+	uint32_t scanned;	   /* no newline in [parsed, scanned) */
+	bool skipping;		   /* of what follows `parsed` */
 	struct counter *counts[FLOW_LINE_REASONS];
 	struct log_limit limit;
 	char name[LINE_READER_NAME_SIZE]; /* for the log */
@@ -52,7 +52,8 @@ static void recover(struct line_reader *r)
 		state_input_set(in, end, in->consumed);
 	}
 	if (in->length > in->consumed)
-		log_info("%s: %u octets are left from before the restart", r->name, in->length - in->consumed);
+		log_info("%s: %u octets are left from before the restart", r->name,
+			 in->length - in->consumed);
 }
 
 struct line_reader *line_reader_open(struct state_input *input, const char *name)
@@ -176,8 +177,8 @@ static void count(struct line_reader *r, uint32_t reason, uint64_t lines)
 }
 
 /* `value` says what was found, as it is to be shown. */
-static void refuse(struct line_reader *r, const char *line, size_t length, const struct flow_line_error *error,
-		   const char *value)
+static void refuse(struct line_reader *r, const char *line, size_t length,
+		   const struct flow_line_error *error, const char *value)
 {
 	char text[4 * SHOW_LINE_MAX + 6];
 	char more[48] = "";
@@ -189,11 +190,12 @@ static void refuse(struct line_reader *r, const char *line, size_t length, const
 	if (suppressed)
 		snprintf(more, sizeof(more), " (and %u more refused lines)", suppressed);
 	quote(text, line, length, SHOW_LINE_MAX);
-	log_warn("%s: line refused: %s %s, expected %s: %s%s", r->name, error->field, value, error->expected, text,
-		 more);
+	log_warn("%s: line refused: %s %s, expected %s: %s%s", r->name, error->field, value, error->expected,
+		 text, more);
 }
 
-static void refuse_fields(struct line_reader *r, const char *line, size_t length, const struct flow_line_error *error)
+static void refuse_fields(struct line_reader *r, const char *line, size_t length,
+			  const struct flow_line_error *error)
 {
 	char value[4 * SHOW_VALUE_MAX + 6] = "is missing";
 

@@ -64,8 +64,8 @@ FFI_EXPORT int line_reader_parse(struct line_reader *r, struct flow_batch *batch
 /* The same at the end of the file: octets without a newline are the last line. */
 FFI_EXPORT int line_reader_finish(struct line_reader *r, struct flow_batch *batch, uint16_t source);
 
-/* For other formats than flow lines: the next whole line, or, `at_end`, the octets that are left. Returns NULL
- * when there is none; valid until the next line_reader_fill(). Not NUL-terminated. */
+/* For other formats than flow lines: the next whole line, or, `at_end`, the octets that are left. Returns
+ * NULL when there is none; valid until the next line_reader_fill(). Not NUL-terminated. */
 FFI_EXPORT const char *line_reader_next(struct line_reader *r, bool at_end, size_t *length);
 
 /* What was handed out so far is done with. */

@@ -31,8 +31,8 @@ int path_watch_open(const char *path)
 		return -errno;
 	/* Not IN_OPEN, IN_MODIFY: writers that come and write are no news here. */
 	if (inotify_add_watch(fd, directory[0] ? directory : ".",
-			      IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF |
-				      IN_ONLYDIR) < 0) {
+			      IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE_SELF |
+				      IN_MOVE_SELF | IN_ONLYDIR) < 0) {
 		err = -errno;
 		close(fd);
 		return err;

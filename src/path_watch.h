@@ -14,7 +14,7 @@
 /* Bits of path_watch_read(). */
 enum {
 	PATH_WATCH_CHANGED = 1, /* something happened to that name, or events were lost */
-	PATH_WATCH_ENDED = 2,   /* the directory is gone or has moved: open a new watch */
+	PATH_WATCH_ENDED = 2,	/* the directory is gone or has moved: open a new watch */
 };
 
 /* Watch the directory of `path`. Returns a descriptor to poll and close(), or -errno; -ENOSYS

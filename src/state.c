@@ -296,7 +296,8 @@ static const char *load_view(struct state *s, const char *path)
 	s->view = true;
 	s->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (s->fd < 0)
-		return errno == ENOENT ? "no such file: no daemon runs with this runtime_dir" : strerror(errno);
+		return errno == ENOENT ? "no such file: no daemon runs with this runtime_dir"
+				       : strerror(errno);
 	if (fstat(s->fd, &st) != 0)
 		return strerror(errno);
 	if (!S_ISREG(st.st_mode))

@@ -36,7 +36,7 @@ enum {
 	STATE_VERSION = 1,
 	STATE_HEADER_SIZE = 4096,
 	STATE_NAMES_MAX = 1024, /* number 0 is no name */
-	STATE_NAME_SIZE = 64,   /* octets, with the closing NUL */
+	STATE_NAME_SIZE = 64,	/* octets, with the closing NUL */
 	STATE_INPUTS_MAX = 64,
 	STATE_INPUT_NAME_SIZE = 160,
 	STATE_INPUT_CAPACITY = 262144, /* default */
@@ -58,7 +58,7 @@ enum {
  * crash knows the culprit. Written by C and Lua; kind last when a script is
  * entered, kind = NOTHING when it is left. */
 struct state_running {
-	uint32_t kind;      /* STATE_RUNNING_* */
+	uint32_t kind;	    /* STATE_RUNNING_* */
 	uint32_t number;    /* of the rule, or the owner's choice */
 	uint64_t heartbeat; /* raised with each turn of the loop */
 	uint64_t entered_us;
@@ -69,24 +69,24 @@ struct state_running {
 
 /* One page at the start of the file. */
 struct state_header {
-	char magic[8];          /* "FLOWDST" and NUL; written last when a file is made */
-	uint32_t version;       /* STATE_VERSION */
-	uint32_t slot_size;     /* sizeof(struct flow_slot) */
-	char boot_id[40];       /* of this boot, NUL-terminated; "" = the system has none */
-	uint32_t pid;           /* of the owner; 0 = closed in order, to be taken over */
-	uint32_t flows_max;     /* as configured */
+	char magic[8];		 /* "FLOWDST" and NUL; written last when a file is made */
+	uint32_t version;	 /* STATE_VERSION */
+	uint32_t slot_size;	 /* sizeof(struct flow_slot) */
+	char boot_id[40];	 /* of this boot, NUL-terminated; "" = the system has none */
+	uint32_t pid;		 /* of the owner; 0 = closed in order, to be taken over */
+	uint32_t flows_max;	 /* as configured */
 	uint32_t slots_reserved; /* slots whose octets are allocated: whole chunks */
-	uint32_t slots_used;    /* no slot from here on was ever used */
-	uint64_t sequence;      /* id of the newest flow */
-	uint64_t batch;         /* number of the last batch that was begun */
-	uint64_t created_us;    /* when the file was made */
-	uint64_t opened_us;     /* when its owner started */
-	uint32_t adoptions;     /* how often it was taken over since it was made */
-	uint32_t undo_slot;     /* slot number + 1 while `undo` is to be restored, else 0 */
-	uint32_t inputs_used;   /* no input from here on was ever used */
+	uint32_t slots_used;	 /* no slot from here on was ever used */
+	uint64_t sequence;	 /* id of the newest flow */
+	uint64_t batch;		 /* number of the last batch that was begun */
+	uint64_t created_us;	 /* when the file was made */
+	uint64_t opened_us;	 /* when its owner started */
+	uint32_t adoptions;	 /* how often it was taken over since it was made */
+	uint32_t undo_slot;	 /* slot number + 1 while `undo` is to be restored, else 0 */
+	uint32_t inputs_used;	 /* no input from here on was ever used */
 	uint32_t spare;
-	uint16_t backend[32];   /* name number of the backend with that bit in a route; 0 = none */
-	struct flow_slot undo;  /* a slot as it was before the change that is under way */
+	uint16_t backend[32];  /* name number of the backend with that bit in a route; 0 = none */
+	struct flow_slot undo; /* a slot as it was before the change that is under way */
 	struct state_running running;
 };
 
@@ -94,20 +94,20 @@ struct state_header {
  * Octets [consumed, length) are input whose events are not committed yet: the next
  * process finds them after a crash. */
 struct state_input {
-	char name[160];       /* of the owner, "pipe:/run/np"; "" = free. Written last */
-	uint32_t capacity;    /* octets of the data area: whole pages */
-	uint32_t number;      /* of this entry */
-	uint32_t length;      /* octets present */
-	uint32_t consumed;    /* octets done with; <= length */
-	uint32_t scanned;     /* for the reader: octets searched already */
-	uint32_t flags;       /* for the reader */
-	uint32_t hand;        /* for the reader: octets of the batch that is in hand */
+	char name[160];	       /* of the owner, "pipe:/run/np"; "" = free. Written last */
+	uint32_t capacity;     /* octets of the data area: whole pages */
+	uint32_t number;       /* of this entry */
+	uint32_t length;       /* octets present */
+	uint32_t consumed;     /* octets done with; <= length */
+	uint32_t scanned;      /* for the reader: octets searched already */
+	uint32_t flags;	       /* for the reader */
+	uint32_t hand;	       /* for the reader: octets of the batch that is in hand */
 	uint32_t hand_crashes; /* crashes in a row with that batch in hand */
-	uint64_t device;      /* for the reader: of the file that is read */
+	uint64_t device;       /* for the reader: of the file that is read */
 	uint64_t inode;
-	uint64_t position;    /* for the reader: in that file */
-	uint64_t total;       /* octets ever consumed */
-	uint64_t batch;       /* state_header.batch when octets were last consumed */
+	uint64_t position; /* for the reader: in that file */
+	uint64_t total;	   /* octets ever consumed */
+	uint64_t batch;	   /* state_header.batch when octets were last consumed */
 	uint64_t reserved[3];
 };
 

@@ -79,19 +79,20 @@ static int lock_descriptor(int fd, const char *path, char *error, size_t error_s
 	}
 	refusal = refuse_file(&st);
 	if (refusal) {
-		snprintf(error, error_size, "state file %s: %s: remove it or choose another runtime_dir", path,
-			 refusal);
+		snprintf(error, error_size, "state file %s: %s: remove it or choose another runtime_dir",
+			 path, refusal);
 		return -1;
 	}
 	if (fcntl(fd, F_OFD_SETLK, &lock) != 0) {
 		if (errno != EAGAIN && errno != EACCES) {
-			snprintf(error, error_size, "state file %s: cannot lock it: %s", path, strerror(errno));
+			snprintf(error, error_size, "state file %s: cannot lock it: %s", path,
+				 strerror(errno));
 			return -1;
 		}
 		pid = find_owner(fd);
 		if (pid)
-			snprintf(error, error_size, "another flowd-lua is running with pid %u (it owns %s)", pid,
-				 path);
+			snprintf(error, error_size, "another flowd-lua is running with pid %u (it owns %s)",
+				 pid, path);
 		else
 			snprintf(error, error_size, "another flowd-lua is running (it owns %s)", path);
 		return -1;
@@ -244,5 +245,6 @@ void state_file_repair(struct state *s)
 		return;
 	counter_get("flowd_state_damaged_total{part=\"name\"}")->value += names;
 	counter_get("flowd_state_damaged_total{part=\"input\"}")->value += inputs;
-	log_warn("state file %s: damaged: %u names and %u input buffers are given up", s->path, names, inputs);
+	log_warn("state file %s: damaged: %u names and %u input buffers are given up", s->path, names,
+		 inputs);
 }

@@ -29,8 +29,8 @@ enum {
 
 struct state {
 	int fd;
-	bool view;           /* base is a private copy of STATE_FIXED_SIZE octets */
-	bool refused;        /* the last attempt to grow failed */
+	bool view;	     /* base is a private copy of STATE_FIXED_SIZE octets */
+	bool refused;	     /* the last attempt to grow failed */
 	uint64_t refused_ns; /* and when */
 	uint8_t *base;
 	size_t size; /* mapped */
