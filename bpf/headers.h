@@ -50,8 +50,7 @@ struct headers_ports {
 struct headers {
 	__u32 network;
 	__u32 transport;
-	__u32 protocol;		    /* FLOW_TCP or FLOW_UDP */
-	struct headers_ports ports; /* network octet order */
+	__u32 protocol; /* FLOW_TCP or FLOW_UDP */
 };
 
 /*
@@ -118,21 +117,15 @@ static __always_inline __u32 headers_extension_size(__u32 protocol, const struct
 }
 
 /*
- * Find the ports of TCP or UDP over IPv6. `link` is HEADERS_ETHERNET or HEADERS_NONE.
- * 0, or the reason why there are none: enum marker_packet.
+ * Find TCP or UDP behind the IPv6 header at `network`. 0 and h->transport, h->protocol, or the
+ * reason why there is none: enum marker_packet.
  */
-static __always_inline int headers_parse(struct __sk_buff *skb, __u32 link, struct headers *h)
+static __always_inline int headers_find_transport(struct __sk_buff *skb, struct headers *h)
 {
 	struct headers_ipv6 ip_copy;
-	const struct headers_ipv6 *ip;
-	struct headers_ports ports_copy;
-	const struct headers_ports *ports;
+	const struct headers_ipv6 *ip = headers_at(skb, h->network, sizeof(*ip), &ip_copy);
 	__u32 protocol, offset;
-	int reason = headers_find_ipv6(skb, link, &h->network);
 
-	if (reason)
-		return reason;
-	ip = headers_at(skb, h->network, sizeof(*ip), &ip_copy);
 	if (!ip)
 		return MARKER_TRUNCATED;
 	if ((*(const __u8 *)ip & 0xF0) != 0x60)
@@ -158,10 +151,6 @@ static __always_inline int headers_parse(struct __sk_buff *skb, __u32 link, stru
 		protocol = header->next;
 		offset += size;
 	}
-	ports = headers_at(skb, offset, sizeof(*ports), &ports_copy);
-	if (!ports)
-		return MARKER_TRUNCATED;
-	h->ports = *ports;
 	h->protocol = protocol;
 	h->transport = offset;
 	return 0;

@@ -51,13 +51,6 @@ static __always_inline bool port_has_flow(__u16 port)
 	return local_ports[index & 1023] >> (port % 64) & 1;
 }
 
-/* Padding behind a short packet is not its ports. Payload length 0 is a jumbogram's. */
-static __always_inline bool ports_in_payload(const struct headers *h, __u16 payload_length)
-{
-	return payload_length == 0 ||
-	       h->transport + sizeof(h->ports) <= h->network + HEADERS_IPV6_SIZE + bpf_ntohs(payload_length);
-}
-
 static __always_inline bool copy_addresses(struct __sk_buff *skb, __u32 offset, struct flow_key *key)
 {
 	const __u32 *at = (const void *)(long)skb->data + offset;
@@ -71,24 +64,42 @@ static __always_inline bool copy_addresses(struct __sk_buff *skb, __u32 offset, 
 	return true;
 }
 
-/* A packet from a port that some marked flow has: is it of such a flow? */
-static __always_inline int label_flow(struct __sk_buff *skb, const struct headers *h)
+/*
+ * Global functions, not inlined: the verifier goes through each once, for any offset, and not
+ * again for every way that leads to it. The program loads five times as fast. Offsets are
+ * masked to give the verifier a bound.
+ */
+#define OFFSET_MASK 0x7FFF
+
+/* A packet of TCP or UDP at `transport`: is it of a marked flow? */
+__attribute__((noinline)) int label_flow(struct __sk_buff *skb, __u32 network, __u32 transport,
+					 __u32 protocol)
 {
-	struct flow_key key = {
-		.src_port = bpf_ntohs(h->ports.source),
-		.dst_port = bpf_ntohs(h->ports.destination),
-		.protocol = h->protocol,
-		.family = 6,
-	};
-	struct headers_ipv6 copy;
-	const struct headers_ipv6 *ip = headers_at(skb, h->network, sizeof(*ip), &copy);
+	struct flow_key key = {.protocol = protocol, .family = 6};
+	struct headers_ipv6 ip_copy;
+	struct headers_ports ports_copy;
+	const struct headers_ports *ports;
+	const struct headers_ipv6 *ip;
 	const __u32 *mark;
 	__u32 word;
 
-	if (!ip || !ports_in_payload(h, ip->payload_length) ||
-	    !copy_addresses(skb, h->network + sizeof(*ip), &key))
+	network &= OFFSET_MASK;
+	transport &= OFFSET_MASK;
+	ports = headers_at(skb, transport, sizeof(*ports), &ports_copy);
+	if (!ports)
+		return count(MARKER_TRUNCATED);
+	key.src_port = bpf_ntohs(ports->source);
+	key.dst_port = bpf_ntohs(ports->destination);
+	if (!port_has_flow(key.src_port))
+		return count(MARKER_MISSED);
+	ip = headers_at(skb, network, sizeof(*ip), &ip_copy);
+	/* Padding behind a short packet is not its ports. Payload length 0 is a jumbogram's. */
+	if (!ip || (ip->payload_length != 0 &&
+		    transport + sizeof(*ports) > network + HEADERS_IPV6_SIZE + bpf_ntohs(ip->payload_length)))
 		return count(MARKER_TRUNCATED);
 	word = ip->version_class_label;
+	if (!copy_addresses(skb, network + sizeof(*ip), &key))
+		return count(MARKER_TRUNCATED);
 	mark = bpf_map_lookup_elem(&marks, &key);
 	if (!mark)
 		return count(MARKER_MISSED);
@@ -97,21 +108,40 @@ static __always_inline int label_flow(struct __sk_buff *skb, const struct header
 	word = (word & bpf_htonl(0xFFF00000)) | bpf_htonl(*mark & 0xFFFFF);
 	/* A direct write would cost every packet of the host: the kernel then puts a check for
 	 * cloned packets in front of the program. */
-	if (bpf_skb_store_bytes(skb, h->network, &word, sizeof(word), BPF_F_RECOMPUTE_CSUM))
+	if (bpf_skb_store_bytes(skb, network, &word, sizeof(word), BPF_F_RECOMPUTE_CSUM))
 		return count(MARKER_WRITE);
 	return count(MARKER_MARKED);
 }
 
-static __always_inline int label(struct __sk_buff *skb, __u32 link)
+/* From the IPv6 header on, whatever is behind it. */
+__attribute__((noinline)) int label_packet(struct __sk_buff *skb, __u32 network)
 {
-	struct headers h;
-	int reason = headers_parse(skb, link, &h);
+	struct headers h = {.network = network & OFFSET_MASK};
+	int reason = headers_find_transport(skb, &h);
 
 	if (reason)
 		return count(reason);
-	if (!port_has_flow(bpf_ntohs(h.ports.source)))
-		return count(MARKER_MISSED);
-	return label_flow(skb, &h);
+	return label_flow(skb, h.network, h.transport, h.protocol);
+}
+
+static __always_inline int label(struct __sk_buff *skb, __u32 link)
+{
+	const struct headers_ipv6 *ip = (const void *)(long)skb->data + link;
+	const struct headers_ports *ports = (const void *)ip + HEADERS_IPV6_SIZE;
+	__u32 network;
+	int reason = headers_find_ipv6(skb, link, &network);
+
+	if (reason)
+		return count(reason);
+	/* Nearly every packet: no tag, TCP or UDP right behind the IPv6 header, all in place. Most
+	 * come from a port that no marked flow has. */
+	if (network == link && (const void *)(ports + 1) <= (const void *)(long)skb->data_end &&
+	    (*(const __u8 *)ip & 0xF0) == 0x60 && (ip->next == FLOW_TCP || ip->next == FLOW_UDP)) {
+		if (!port_has_flow(bpf_ntohs(ports->source)))
+			return count(MARKER_MISSED);
+		return label_flow(skb, link, link + HEADERS_IPV6_SIZE, ip->next);
+	}
+	return label_packet(skb, network);
 }
 
 SEC("tc")
