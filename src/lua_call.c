@@ -5,6 +5,7 @@
 #include <lauxlib.h>
 
 #include "log.h"
+#include "watchdog.h"
 
 static int traceback(lua_State *L)
 {
@@ -36,8 +37,11 @@ int lua_call_logged(lua_State *L, int arguments, const char *what)
 {
 	static struct log_limit limit;
 	int base = lua_gettop(L) - arguments - 1;
+	uint32_t mark = watchdog_mark();
 	int status = lua_call_traced(L, arguments, 0);
 
+	/* An error passes by whoever would have left. */
+	watchdog_leave(mark);
 	if (status != 0) {
 		const char *message = lua_tostring(L, -1);
 

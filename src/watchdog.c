@@ -19,7 +19,15 @@ static struct {
 	volatile uint64_t seen_heartbeat;
 	volatile uint64_t seen_wall_ns;
 	volatile uint64_t seen_cpu_ns;
+	volatile uint64_t ticked_ns;
+	uint32_t depth;
 } dog;
+
+/* The notes of the scripts that wait for the one that runs. */
+static struct {
+	uint32_t kind, number;
+	char name[sizeof(((struct state_running *)0)->name)];
+} outer[WATCHDOG_DEPTH_MAX];
 
 static uint64_t cpu_ns(void)
 {
@@ -51,6 +59,10 @@ static void on_tick(int signal_number)
 	}
 	wall = clock_monotonic_ns();
 	cpu = cpu_ns();
+	/* No tick for long: the whole process was stopped, which is not the script's fault. */
+	if (wall - dog.ticked_ns > 4 * WATCHDOG_TICK_MS * 1000000ULL)
+		dog.seen_wall_ns += wall - dog.ticked_ns;
+	dog.ticked_ns = wall;
 	if (running->heartbeat != dog.seen_heartbeat) {
 		dog.seen_heartbeat = running->heartbeat;
 		dog.seen_wall_ns = wall;
@@ -86,17 +98,25 @@ void watchdog_stop(void)
 		return;
 	set_timer(0);
 	dog.installed = dog.armed = 0;
+	dog.depth = 0;
 	dog.running = NULL;
 	signal(SIGALRM, SIG_DFL);
 }
 
-void watchdog_enter(uint32_t kind, uint32_t number, const char *name)
+uint32_t watchdog_enter(uint32_t kind, uint32_t number, const char *name)
 {
 	struct state_running *running = dog.running;
-	size_t length = strlen(name);
+	size_t length = name ? strlen(name) : 0;
+	uint32_t mark = dog.depth;
 
 	if (!running)
-		return;
+		return mark;
+	if (mark < WATCHDOG_DEPTH_MAX) {
+		outer[mark].kind = running->kind;
+		outer[mark].number = running->number;
+		memcpy(outer[mark].name, running->name, sizeof(running->name));
+	}
+	dog.depth = mark + 1;
 	if (length >= sizeof(running->name))
 		length = sizeof(running->name) - 1;
 	memcpy(running->name, name, length);
@@ -107,8 +127,10 @@ void watchdog_enter(uint32_t kind, uint32_t number, const char *name)
 	running->kind = kind;
 	if (!dog.armed) {
 		dog.armed = 1;
+		dog.ticked_ns = clock_monotonic_ns();
 		set_timer(WATCHDOG_TICK_MS);
 	}
+	return mark;
 }
 
 void watchdog_progress(void)
@@ -117,8 +139,24 @@ void watchdog_progress(void)
 		dog.running->heartbeat++;
 }
 
-void watchdog_leave(void)
+void watchdog_leave(uint32_t mark)
 {
-	if (dog.running)
-		dog.running->kind = STATE_RUNNING_NOTHING;
+	struct state_running *running = dog.running;
+
+	if (!running || mark >= dog.depth)
+		return;
+	dog.depth = mark;
+	running->heartbeat++;
+	running->kind = STATE_RUNNING_NOTHING;
+	/* Deeper than notes are kept: what runs now is not known. */
+	if (mark >= WATCHDOG_DEPTH_MAX || outer[mark].kind == STATE_RUNNING_NOTHING)
+		return;
+	running->number = outer[mark].number;
+	memcpy(running->name, outer[mark].name, sizeof(running->name));
+	running->kind = outer[mark].kind;
+}
+
+uint32_t watchdog_mark(void)
+{
+	return dog.depth;
 }

@@ -23,6 +23,8 @@ enum {
 	/* ... or for this long by the wall clock (a call that blocks). A process that merely does not get the
 	 * CPU is not hung. */
 	WATCHDOG_WALL_LIMIT_MS = 10000,
+	/* Scripts within scripts whose notes are kept. */
+	WATCHDOG_DEPTH_MAX = 16,
 };
 
 /* Install the handler (SIGALRM). `running` is where the note is written: borrowed until
@@ -31,16 +33,21 @@ FFI_EXPORT int watchdog_start(struct state_running *running);
 FFI_EXPORT void watchdog_stop(void);
 
 /*
- * A script is entered: kind is STATE_RUNNING_*, number the owner's choice, name cut to fit. Cheap: once per
- * batch or callback. Works (and only writes the note) without watchdog_start(), does nothing without
+ * A script is entered: kind is STATE_RUNNING_*, number the owner's choice, name cut to fit (NULL: none). Cheap: once per
+ * batch or callback. Scripts nest (a plugin's callback runs the rules): what is returned goes to
+ * watchdog_leave(). Works (and only writes the note) without watchdog_start(), does nothing without
  * a note.
  */
-FFI_EXPORT void watchdog_enter(uint32_t kind, uint32_t number, const char *name);
+FFI_EXPORT uint32_t watchdog_enter(uint32_t kind, uint32_t number, const char *name);
 
 /* Still the same script, but it makes progress. */
 FFI_EXPORT void watchdog_progress(void);
 
-/* The script returned. */
-FFI_EXPORT void watchdog_leave(void);
+/* The script returned, or raised, and whatever it had entered and not left: the note is again about the
+ * script that was running before. */
+FFI_EXPORT void watchdog_leave(uint32_t mark);
+
+/* What watchdog_enter() would return: for callers that leave, whatever their callee entered. */
+uint32_t watchdog_mark(void);
 
 #endif

@@ -207,10 +207,10 @@ function cli.fail(format, ...) error({ failure = format:format(...) }, 0) end
 --- command ends with status 1.
 ---@param options table
 ---@return flowd.Config
-function cli.load_config(options)
+function cli.load_config(options, kept)
   local config = require("flowd.config")
   local loaded, errors = config.load(options.conf or cli.default_conf,
-    { log_level = options.log_level, log_time = options.log_time })
+    { log_level = options.log_level, log_time = options.log_time }, kept)
   if not loaded then error({ errors = errors }, 0) end
   return loaded
 end

@@ -9,8 +9,10 @@ local policy = require("flowd.policy")
 local registry = require("flowd.registry")
 local rules = require("flowd.rules")
 local schema = require("flowd.schema")
+local snapshot = require("flowd.snapshot")
 local source_lines = require("flowd.source_lines")
 local suggest = require("flowd.suggest")
+local watch = require("flowd.watch")
 
 local config = {}
 
@@ -29,6 +31,7 @@ local ENOENT = 2
 ---@field rules table[] all rules, those of files in their place
 ---@field entries table[] the same as written: { rule = … } or, for files, { name = …, rules = … }
 ---@field files string[] every file that was read
+---@field sources flowd.Snapshot what was read, to load the same again
 
 -- -- files ---------------------------------------------------------------------------------
 
@@ -99,6 +102,36 @@ function Loader:validate(fields, value, keys)
   return completed
 end
 
+-- The text of a file: what was kept of it, or what it says now.
+function Loader:read(path, owner)
+  local text, message
+  if self.kept then
+    text = self.kept.files[path]
+    if not text then message = path .. ": not among what was kept of the configuration" end
+  else
+    text, message = read_trusted(path, owner)
+  end
+  self.sources.files[path] = text
+  return text, message
+end
+
+-- The same of a site's own module; nil alone when there is none.
+function Loader:read_module(path)
+  if self.kept then
+    if not self.kept.files[path] then return nil end
+  elseif tonumber(api.trust_file_owner(path)) == -ENOENT then
+    return nil
+  end
+  return self:read(path, self.owner)
+end
+
+function Loader:glob(pattern)
+  local list, message
+  if self.kept then list = self.kept.lists[pattern] or {} else list, message = glob(pattern) end
+  self.sources.lists[pattern] = list
+  return list, message
+end
+
 -- Run a configuration or rule file. Returns true, what it returns, and the rules that it made; or
 -- false and a message.
 function Loader:run_file(path, text)
@@ -106,10 +139,12 @@ function Loader:run_file(path, text)
   local function whole(message) return whole_path(message, path) end
   local chunk, message = self.policy:load(text, "@" .. path)
   if not chunk then return false, whole(message) end
+  local mark = watch.enter("file", path)
   local ok, value = xpcall(chunk, function(err)
     if type(err) ~= "string" then return ("%s: error object is no string (%s)"):format(path, type(err)) end
     return whole(err)
   end)
+  watch.leave(mark)
   local made, problems = self.policy:take_rules()
   for _, problem in ipairs(ok and problems or {}) do self:fail_text(problem) end
   return ok, value, made
@@ -146,7 +181,7 @@ function Loader:load_module(kind, key, section, directories)
       return nil
     end
   end
-  local module, message = plugins.find(kind, name, directories, function(path) return self:trusted(path) end)
+  local module, message = plugins.find(kind, name, directories, function(path) return self:read_module(path) end)
   if not module then
     local names = names_of(kind, directories)
     if not message then
@@ -158,12 +193,6 @@ function Loader:load_module(kind, key, section, directories)
     return nil
   end
   return module, self:validate(options.of_module(module), section, { kind, key })
-end
-
-function Loader:trusted(path)
-  local message = ffi.new("char[?]", ERROR_SIZE)
-  if api.trust_check(path, self.owner, message, ERROR_SIZE) == 0 then return true end
-  return nil, ffi.string(message)
 end
 
 function Loader:load_modules(kind)
@@ -243,11 +272,11 @@ function Loader:load_rule_files(position, name, all, entries)
   local paths = { path }
   if path:find("[*?%[]") then
     local message
-    paths, message = glob(path)
+    paths, message = self:glob(path)
     if not paths then return self:fail(keys, message) end
   end
   for _, file in ipairs(paths) do
-    local text, message = read_trusted(file, self.owner)
+    local text, message = self:read(file, self.owner)
     if text then
       self:load_rule_file(file, text, all, entry.rules)
     else
@@ -300,7 +329,7 @@ function Loader:build(raw, made)
   self.registry = self:load_registry()
   local result = {
     path = self.path, directory = self.directory, owner = self.owner, values = self.values,
-    registry = self.registry, files = self.files,
+    registry = self.registry, files = self.files, sources = self.sources,
   }
   result.modules = { plugins = self:load_modules("plugins"), backends = self:load_modules("backends") }
   result.rules, result.entries = self:load_rules(made)
@@ -312,23 +341,18 @@ function Loader:build(raw, made)
   return result
 end
 
---- Load a configuration file.
----@param path string
----@param overrides { log_level: string?, log_time: boolean? }? of the command line
----@return flowd.Config|nil
----@return string[]|nil errors all of them, each "FILE:LINE: path: message"
-function config.load(path, overrides)
+local function load_file(path, overrides, kept)
   local owner = tonumber(api.trust_file_owner(path))
-  if owner == -ENOENT then
+  if owner == -ENOENT and not kept then
     return nil, { path .. ": there is no such file; --conf FILE names another" }
   end
-  local text, message = read_trusted(path, ffi.C.TRUST_OWN_FILE)
-  if not text then return nil, { message } end
-
   local self = setmetatable({
     path = path, directory = directory_of(path), owner = owner, problems = {}, files = {},
-    policy = policy.new(), lines = source_lines.read(text),
+    policy = policy.new(), kept = kept, sources = snapshot.new(),
   }, Loader)
+  local text, message = self:read(path, ffi.C.TRUST_OWN_FILE)
+  if not text then return nil, { message } end
+  self.lines = source_lines.read(text)
   local ok, raw, made = self:run_file(path, text)
   if not ok then return nil, { raw } end
   if type(raw) ~= "table" then
@@ -340,7 +364,18 @@ function config.load(path, overrides)
   overrides = overrides or {}
   if overrides.log_level then result.values.log.level = overrides.log_level end
   if overrides.log_time then result.values.log.time = true end
+  result.overrides = overrides
   return result
+end
+
+--- Load a configuration file.
+---@param path string
+---@param overrides { log_level: string?, log_time: boolean? }? of the command line
+---@param kept flowd.Snapshot? its `sources` of before, instead of the files
+---@return flowd.Config|nil
+---@return string[]|nil errors all of them, each "FILE:LINE: path: message"
+function config.load(path, overrides, kept)
+  return watch.call("file", path, load_file, path, overrides, kept)
 end
 
 --- Bits of the backends, in the order of their keys: what a rule's route is made of.

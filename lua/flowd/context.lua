@@ -6,6 +6,7 @@
 local loop = require("flowd.loop")
 local log = require("flowd.log")
 local counters = require("flowd.counters")
+local watch = require("flowd.watch")
 
 local Context = {}
 Context.__index = Context
@@ -59,11 +60,17 @@ function Context:release(handle)
   handle:close()
 end
 
+--- A callback of the plugin's: the watchdog knows whose it is.
+---@param callback function
+---@return function
+function Context:watched(callback) return watch.callback(self.kind, self.name, callback) end
+
 --- Call back once, after `seconds`.
 ---@param seconds number
 ---@param callback fun()
 function Context:after(seconds, callback)
   local handle
+  callback = self:watched(callback)
   handle = loop.after(seconds, function()
     self.handles[handle] = nil
     callback()
@@ -74,13 +81,13 @@ end
 --- Call back every `seconds`, until the handle is closed.
 ---@param seconds number
 ---@param callback fun()
-function Context:every(seconds, callback) return self:own(loop.every(seconds, callback)) end
+function Context:every(seconds, callback) return self:own(loop.every(seconds, self:watched(callback))) end
 
 --- Watch a descriptor, which stays the caller's.
 ---@param fd integer
 ---@param mode "r"|"w"|"rw"
 ---@param callback fun(readable: boolean, writable: boolean)
-function Context:fd(fd, mode, callback) return self:own(loop.fd(fd, mode, callback)) end
+function Context:fd(fd, mode, callback) return self:own(loop.fd(fd, mode, self:watched(callback))) end
 
 --- Resolve a host name without blocking. See flowd.resolver.
 function Context:resolve(...) return require("flowd.resolver").resolve(self, ...) end

@@ -56,6 +56,9 @@ counters.help = {
   flowd_rule_errors_total = "Events on which a rule failed: they went on as if it had not matched.",
   flowd_rule_hits_total = "Events on which a rule acted.",
   flowd_rules_off = "Rules that are switched off because they kept failing.",
+  flowd_scripts_hung_total = "Scripts that never returned, by kind and name: the process was replaced and goes on "
+    .. "without them.",
+  flowd_scripts_off = "Rules, plugins and backends that are switched off because they never returned.",
   flowd_state_damaged_total = "Parts of the state file that were found damaged and given up.",
 }
 

@@ -13,8 +13,10 @@ local flow_line = require("flowd.flow_line")
 local pipeline = require("flowd.pipeline")
 local plugins = require("flowd.plugins")
 local rules = require("flowd.rules")
-local subprocess = require("flowd.subprocess")
+local snapshot = require("flowd.snapshot")
 local stats = require("flowd.stats")
+local subprocess = require("flowd.subprocess")
+local watch = require("flowd.watch")
 
 local SIGHUP, SIGINT, SIGUSR1, SIGUSR2, SIGTERM = 1, 2, 10, 12, 15
 
@@ -62,6 +64,54 @@ function Daemon:open_state()
   if self.state == nil then refuse("%s", ffi.string(message)) end
   self.table = api.flow_table_open(self.state)
   if self.table == nil then refuse("%s: flow table: not enough memory for max_flows = %d", path, values.max_flows) end
+  self:start_watchdog()
+end
+
+-- A script hung in the process before us: switch it off. The list goes on to the next process, should
+-- another one hang, and ends with what an operator does: a reload, a restart.
+function Daemon:blame(kind, number, name)
+  local why = "it never returned"
+  if kind == "rule" then
+    local rule = self.config.rules[number]
+    if not rule then
+      log.error("a rule never returned; which one is not known: rule number %d of %d", number, #self.config.rules)
+      return
+    end
+    name = rule.name
+    log.error('%s:%d: rule "%s" never returned: the process was replaced, the rule is switched off until a reload or restart',
+      rule.file, rule.line, name)
+  elseif kind == "file" then
+    log.error("%s: never came to its end while it was loaded: the process was replaced, the configuration before it goes on",
+      name)
+  else
+    log.error("%s '%s' never returned: the process was replaced, the %s is switched off until a reload or restart", kind,
+      name, kind)
+  end
+  local counter = counters.get("flowd_scripts_hung_total", { kind = kind, name = name })
+  counter.value = counter.value + 1
+  if kind ~= "file" then self.off[kind .. " " .. name] = why end
+end
+
+function Daemon:start_watchdog()
+  local note = api.state_running(self.state)
+  local kind = watch.word(note.kind)
+  self.note = note
+  self.off = self.kept and self.kept.off or {}
+  if self.kept and kind then self:blame(kind, note.number, ffi.string(note.name)) end
+  note.kind, note.number, note.crashes = 0, 0, 0
+  self:keep_configuration()
+  local status = api.watchdog_start(note)
+  if status < 0 then refuse("the watchdog of scripts cannot be started: %s", ffi.string(api.error_text(status))) end
+end
+
+-- What runs now is what the process after a hang runs.
+function Daemon:keep_configuration()
+  local sources = self.config.sources
+  sources.off = self.off
+  snapshot.offer(sources)
+  local count = 0
+  for _ in pairs(self.off) do count = count + 1 end
+  counters.get("flowd_scripts_off").value = count
 end
 
 function Daemon:write_pid_file()
@@ -84,12 +134,18 @@ function Daemon:start_instance(kind, name, route_bit)
     run_batch = self.run_batch,
     put = self.put,
   })
-  local instance, message = plugins.start(module, ctx)
+  local instance, message
+  local why = self.off[what .. " " .. name]
+  if why then
+    message = "switched off: " .. why
+  else
+    instance, message = plugins.start(module, ctx)
+  end
   if instance then
     self.instances[#self.instances + 1] = { kind = what, name = name, instance = instance }
     return instance
   end
-  if section.required then refuse("%s '%s' is required and did not start: %s", what, name, message) end
+  if section.required and not why then refuse("%s '%s' is required and did not start: %s", what, name, message) end
   log.error("%s '%s' did not start: %s", what, name, message)
   self.failed[#self.failed + 1] = { kind = what, name = name, message = message }
   counters.get("flowd_modules_failed", { kind = what, name = name }).value = 1
@@ -127,8 +183,10 @@ function Daemon:adopt_flows()
     from = api.flow_table_list(self.table, from, self.batch)
     for _, backend in ipairs(self.backends) do
       if self.batch.count > 0 and backend.instance.adopt then
-        backend.instance:adopt(self.batch.event, self.batch.count)
-        if backend.instance.flush then backend.instance:flush() end
+        watch.call("backend", backend.name, function()
+          backend.instance:adopt(self.batch.event, self.batch.count)
+          if backend.instance.flush then backend.instance:flush() end
+        end)
       end
     end
   end
@@ -148,7 +206,7 @@ function Daemon:build()
   -- Backends first: a plugin may deliver events from the moment it starts.
   self:start_backends()
   local chain, problems = rules.compile(config.rules, {
-    registry = self.registry, backends = self.bits, plugins = self.values.plugins,
+    note = self.note, registry = self.registry, backends = self.bits, plugins = self.values.plugins,
     source_id = function(name) return api.state_name_id(self.state, name) end,
     source_name = function(id)
       local name = api.state_name(self.state, id)
@@ -156,6 +214,9 @@ function Daemon:build()
     end,
   })
   if not chain then refuse("%s", table.concat(problems, "; ")) end
+  for _, rule in ipairs(chain.rules) do
+    if self.off["rule " .. rule.name] then chain:switch(rule, false) end
+  end
   self.pipeline = pipeline.new({
     table = self.table, batch = self.batch, chain = chain, backends = self.backends,
     observe = flow_log.new(self.registry, self.bits),
@@ -179,8 +240,10 @@ function Daemon:upgrade()
     end
     self:finish_backends(api.clock_monotonic_ns() + ffi.cast("uint64_t", FLUSH_SECONDS * 1e9))
     log.info("SIGUSR2: handing over to %s", argv[1])
+    snapshot.withdraw() -- it was asked to: it reads the files
     notify("RELOADING=1")
     local failure = api.handover_exec()
+    self:keep_configuration()
     log.error("SIGUSR2: this process goes on: %s: %s", argv[1], ffi.string(api.error_text(failure)))
   end)
   self.upgrading = handle
@@ -260,6 +323,7 @@ function Daemon:stop()
 end
 
 function Daemon:release()
+  api.watchdog_stop()
   if self.table and self.table ~= nil then api.flow_table_close(self.table) end
   if self.state and self.state ~= nil then api.state_close(self.state, true) end
   if self.pid_file then api.process_remove_pid_file(self.pid_file) end
@@ -276,10 +340,11 @@ end
 
 --- Run the daemon until a signal ends it.
 ---@param config table what flowd.config.load returned
+---@param kept flowd.Snapshot? what the process before us left when a script hung in it
 ---@return integer status of the process
-function daemon.run(config)
+function daemon.run(config, kept)
   local self = setmetatable({
-    config = config, values = config.values, instances = {}, failed = {},
+    config = config, kept = kept, values = config.values, instances = {}, failed = {},
   }, Daemon)
   local ok, message = xpcall(self.build, function(err)
     if type(err) == "table" and err.refusal then return err.refusal end

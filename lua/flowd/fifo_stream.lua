@@ -166,6 +166,7 @@ function Stream:run_lines(at_end)
   while true do
     local line = api.line_reader_next(self.reader, at_end, length)
     if line == nil then break end
+    api.watchdog_progress()
     protected(self, self.owner.on_line, ffi.string(line, length[0]))
   end
   api.line_reader_commit(self.reader)

@@ -4,12 +4,16 @@
 -- Everything here is entered once per batch. A backend that raises is logged and counted, and
 -- the others go on; so does the pipeline.
 local bit = require("bit")
+local ffi = require("ffi")
 local api = require("flowd.api")
 local counters = require("flowd.counters")
 local log = require("flowd.log")
 local loop = require("flowd.loop")
 
 local resolve, commit, release = api.flow_table_resolve, api.flow_table_commit, api.flow_table_release
+
+local enter, leave = api.watchdog_enter, api.watchdog_leave
+local RULE, BACKEND = ffi.C.STATE_RUNNING_RULE, ffi.C.STATE_RUNNING_BACKEND
 
 -- While flows are ended in bulk each batch is waited for, until a backend gets nothing away for
 -- this long: then no more.
@@ -26,7 +30,7 @@ local pipeline = {}
 local function prepare(entry)
   local errors = counters.get("flowd_backend_errors_total", { backend = entry.name })
   local say = log.limited(5, 60)
-  local instance = entry.instance
+  local instance, name = entry.instance, entry.name
   local function failed(message)
     errors.value = errors.value + 1
     say("error", "backend '%s': %s", entry.name, message)
@@ -34,17 +38,23 @@ local function prepare(entry)
   return {
     instance = instance, bit = entry.bit,
     on_events = function(events, count)
+      local mark = enter(BACKEND, 0, name)
       local ok, message = xpcall(instance.on_events, debug.traceback, instance, events, count)
+      leave(mark)
       if not ok then failed(message) end
     end,
     flush = function()
       if not instance.flush then return end
+      local mark = enter(BACKEND, 0, name)
       local ok, message = xpcall(instance.flush, debug.traceback, instance)
+      leave(mark)
       if not ok then failed(message) end
     end,
     pending = function()
       if not instance.pending then return 0 end
+      local mark = enter(BACKEND, 0, name)
       local ok, waiting = xpcall(instance.pending, debug.traceback, instance)
+      leave(mark)
       if ok then return waiting end
       failed(waiting)
       return 0
@@ -83,7 +93,9 @@ function Pipeline:run(batch)
   if batch.count == 0 then return end
   local flows = self.table
   resolve(flows, batch)
+  local mark = enter(RULE, 0, "rules")
   self.chain:run(batch)
+  leave(mark)
   commit(flows, batch, self.known)
   self:deliver(batch)
   release(flows, batch)

@@ -4,6 +4,8 @@
 -- A module is a Lua file that returns a table: `name`, `doc`, `schema`, `start(self, ctx)`,
 -- `stop(self)`; a backend also `on_events(self, events, n)` and, if it queues, `flush(self)`.
 -- An instance inherits from its module: `self.options`, `self.ctx`, and whatever it sets.
+local watch = require("flowd.watch")
+
 local plugins = {}
 
 local singular = { plugins = "plugin", backends = "backend" }
@@ -19,6 +21,22 @@ function plugins.builtin(kind)
   end
   table.sort(names)
   return names
+end
+
+-- Text of the modules that are a site's own.
+local sources = setmetatable({}, { __mode = "k" })
+
+--- The text of a site's own module; nil of one that is built in.
+---@param module table
+---@return string|nil
+function plugins.source(module) return sources[module] end
+
+local function read_plain(path)
+  local file = io.open(path, "rb")
+  if not file then return nil end
+  local text = file:read("*a")
+  file:close()
+  return text
 end
 
 local function check_shape(kind, name, module, where)
@@ -43,25 +61,24 @@ end
 ---@param kind "plugins"|"backends"
 ---@param name string
 ---@param directories? string[] a site's own, searched before the built-in ones
----@param trusted? fun(path: string): boolean|nil, string? refuses a file that others may write
+---@param read? fun(path: string): string|nil, string? text of a file; nil and why it is refused; nil alone: there
+---  is none
 ---@return table|nil module
 ---@return string|nil message why not; nil together with a nil module: there is none of that name
-function plugins.find(kind, name, directories, trusted)
+function plugins.find(kind, name, directories, read)
   if not name:match("^[%a_][%w_]*$") then return nil, nil end
   for _, directory in ipairs(directories or {}) do
     local path = directory .. "/" .. name .. ".lua"
-    local file = io.open(path, "r")
-    if file then
-      file:close()
-      if trusted then
-        local ok, message = trusted(path)
-        if not ok then return nil, message end
-      end
-      local chunk, message = loadfile(path, "t")
+    local text, refusal = (read or read_plain)(path)
+    if refusal then return nil, refusal end
+    if text then
+      local chunk, message = load(text, "@" .. path, "t")
       if not chunk then return nil, message end
-      local ok, module = xpcall(chunk, debug.traceback, name)
+      local ok, module = pcall(watch.call, "file", path, chunk, name)
       if not ok then return nil, tostring(module) end
-      return check_shape(kind, name, module, path)
+      local checked, problem = check_shape(kind, name, module, path)
+      if checked then sources[checked] = text end
+      return checked, problem
     end
   end
   for _, known in ipairs(plugins.builtin(kind)) do
@@ -77,11 +94,14 @@ end
 ---@return string|nil message why it did not start
 function plugins.start(module, ctx)
   local instance = setmetatable({ options = ctx.options, ctx = ctx }, { __index = module })
+  -- The built-in ones may take their time to set themselves up.
+  local mark = sources[module] and watch.enter(ctx.kind, ctx.name)
   local ok, message = xpcall(module.start, function(err)
     -- A deliberate error("…", 0) is for the operator; anything else wants a traceback.
     if type(err) == "string" and not err:find("^[^\n]-%.lua:%d+:") then return err end
     return debug.traceback(tostring(err), 2)
   end, instance, ctx)
+  if mark then watch.leave(mark) end
   if ok then return instance end
   ctx:close()
   return nil, tostring(message)
@@ -91,7 +111,9 @@ end
 ---@param instance table
 function plugins.stop(instance)
   if instance.stop then
+    local mark = watch.enter(instance.ctx.kind, instance.ctx.name)
     local ok, message = xpcall(instance.stop, debug.traceback, instance)
+    watch.leave(mark)
     if not ok then instance.ctx:log("error", "stop: %s", message) end
   end
   instance.ctx:close()

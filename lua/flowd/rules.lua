@@ -30,6 +30,7 @@ end
 ---@field plugins? table<string, any> the configured ones by name: others are errors in match.plugin
 ---@field source_id? fun(name: string): integer id of a plugin, as events carry it
 ---@field source_name? fun(id: integer): string?
+---@field note? ffi.cdata* struct state_running *, see flowd.rules.chain
 ---@field failures_max? integer a rule that fails on so many of
 ---@field failures_window? integer so many events is switched off
 
@@ -77,7 +78,7 @@ function rules.compile(list, options)
   local problems, prepared = prepare(list, options, source_id)
   if #problems > 0 then return nil, problems end
   return chain.new(prepared, {
-    registry = options.registry, backends = options.backends, source_name = source_name,
+    registry = options.registry, backends = options.backends, source_name = source_name, note = options.note,
     failures_max = options.failures_max, failures_window = options.failures_window,
   })
 end

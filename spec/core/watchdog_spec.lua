@@ -60,13 +60,13 @@ describe("the watchdog", function()
       api.watchdog_enter(4, 0, "long but alive")
       local deadline = api.clock_monotonic_ns() + 2500000000ULL
       while api.clock_monotonic_ns() < deadline do api.watchdog_progress() end
-      api.watchdog_leave()]]))
+      api.watchdog_leave(0)]]))
   end)
 
   it("leaves work alone that is no script's", function()
     assert.equal("returned\t0\n", run([[
       api.watchdog_enter(1, 0, "short")
-      api.watchdog_leave()
+      api.watchdog_leave(0)
       local deadline = api.clock_monotonic_ns() + 2500000000ULL
       while api.clock_monotonic_ns() < deadline do end]]))
   end)
@@ -77,13 +77,31 @@ describe("the watchdog", function()
       api.watchdog_enter(1, 0, "stopped")
       local pid = ffi.C.getpid()
       io.popen(("sh -c 'kill -STOP %d; sleep 2; kill -CONT %d'"):format(pid, pid)):read("*a")
-      api.watchdog_leave()]]))
+      api.watchdog_leave(0)]]))
+  end)
+
+  it("knows the script that waits for another, also when that one raised", function()
+    assert.equal("replaced\t2\t5\touter\t1\n", run([[
+      api.watchdog_enter(2, 5, "outer")
+      local mark = api.watchdog_enter(1, 7, "inner")
+      api.watchdog_enter(3, 8, "innermost, never left")
+      api.watchdog_leave(mark)
+      while true do end]]))
+  end)
+
+  it("does not take a stop of the whole process for a hang", function()
+    assert.equal("returned\t0\n", run([[
+      ffi.cdef("int getpid(void);")
+      api.watchdog_enter(1, 0, "stopped")
+      local pid = ffi.C.getpid()
+      io.popen(("sh -c 'sleep 0.3; kill -STOP %d; sleep 10.5; kill -CONT %d'"):format(pid, pid)):read("*a")
+      api.watchdog_leave(0)]]))
   end)
 
   it("cuts a long name, and needs no note to be called", function()
     local api = require("flowd.api")
     api.watchdog_enter(1, 1, "nobody listens")
-    api.watchdog_leave()
+    api.watchdog_leave(0)
     assert.matches("^replaced\t1\t1\t" .. ("x"):rep(95) .. "\t1\n$", run([[
       api.watchdog_enter(1, 1, ("x"):rep(500))
       while true do end]]))

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 local cli = require("flowd.cli")
 local log = require("flowd.log")
+local snapshot = require("flowd.snapshot")
 
 return {
   summary = "run the daemon in the foreground",
@@ -9,13 +10,20 @@ Reads the configuration, starts its backends and plugins, and handles events unt
 It then ends all open flows: their last messages are sent, their marks are removed.
 Nothing is started when the configuration has an error.]],
   run = function(_, options)
-    local ok, config = pcall(cli.load_config, options)
+    -- The process before us hung: what it ran is what runs, without the script that hung.
+    local kept = snapshot.take()
+    local ok, config = pcall(cli.load_config, options, kept)
+    if not ok and kept then
+      log.error("the configuration kept from before cannot be loaded: its files are read again")
+      kept = nil
+      ok, config = pcall(cli.load_config, options)
+    end
     if not ok then
       if type(config) ~= "table" or not config.errors then error(config, 0) end
       for _, message in ipairs(config.errors) do log.error("%s", message) end
       return 1
     end
     log.setup(config.values.log.level, config.values.log.time)
-    return require("flowd.daemon").run(config, options)
+    return require("flowd.daemon").run(config, kept)
   end,
 }

@@ -30,6 +30,9 @@ local ChainRule = {}
 
 local chain = {}
 
+-- The note of a chain that no daemon runs.
+local nowhere = ffi.new("struct state_running")
+
 function ChainRule.__index(rule, field)
   if field == "hits" then return tonumber(rule.hits_counter.value) end
   if field == "errors" then return tonumber(rule.errors_counter.value) end
@@ -38,7 +41,8 @@ end
 
 --- Compile rules into a chain.
 ---@param rules table[] { name, file, line, fn | declaration }
----@param options table registry, backends, source_name; failures_max, failures_window: a rule that raises on so
+---@param options table registry, backends, source_name; note: struct state_running *, told the
+---   running rule's number; failures_max, failures_window: a rule that raises on so
 ---   many of so many events is switched off
 ---@return flowd.Chain
 function chain.new(rules, options)
@@ -64,6 +68,7 @@ function chain.new(rules, options)
   })
   local act = self.view.act
   self.shared = {
+    note = options.note or ffi.cast("struct state_running *", nowhere),
     flow = self.view.flow, at = self.view.at, hits = hits,
     stop = function(e, _, verdict)
       if verdict == accept then

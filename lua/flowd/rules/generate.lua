@@ -140,6 +140,8 @@ end
 
 local function add_function(piece, number, fn)
   piece:add("do e.cursor = %d", number)
+  -- Should it never return, the next process finds its number here.
+  piece:add("note.number = %d", number)
   piece:add("local verdict = %s(flow)", piece:constant("rule", fn))
   piece:add("if verdict then return stop(e, %d, verdict) end end", number)
 end
@@ -150,6 +152,7 @@ local HEAD = [[
 local shared, constants = ...
 local flow, stop, hits, find, copy = shared.flow, shared.stop, shared.hits, shared.find, shared.copy
 local band, bor, rshift = shared.band, shared.bor, shared.rshift
+local note = shared.note
 ]]
 
 -- Two functions of a piece: all its rules, and those from a number on.
@@ -219,7 +222,7 @@ end
 
 --- Compile rules.
 ---@param rules table[] { fn | declaration, off }
----@param shared { flow: flowd.Flow, at: function, stop: function, hits: ffi.cdata* }
+---@param shared { flow: flowd.Flow, at: function, stop: function, hits: ffi.cdata*, note: ffi.cdata* }
 ---@return fun(first: integer, last: integer) loop runs all rules on each event not yet decided
 ---@return fun(e: ffi.cdata*, from: integer) rest runs the rules from a number on, on one event
 ---@return any anchors keep them as long as the functions
