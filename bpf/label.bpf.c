@@ -32,6 +32,9 @@ struct {
  * after it is gone. */
 __u64 local_ports[65536 / 64];
 
+/* The daemon's alone: how much of `packets` it has brought to account. Here it outlives the daemon. */
+__u64 counted[MARKER_PACKET_KINDS];
+
 static __always_inline int count(__u32 kind)
 {
 	__u64 *value = bpf_map_lookup_elem(&packets, &kind);

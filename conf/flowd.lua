@@ -138,7 +138,9 @@ return {
     -- UDP, as they leave an interface. An eBPF program does that: it changes nothing else in a
     -- packet, never drops one, and lives beside the programs, filters and qdiscs of others. IPv4
     -- has no flow label: such flows are left alone. So are all fragments of a packet but the first,
-    -- which alone has the ports.
+    -- which alone has the ports. Program and marks are pinned in a BPF file system
+    -- (/sys/fs/bpf/flowd-lua): a killed or replaced daemon's flows stay marked, and the next start
+    -- takes them over. A stop removes them, unless on_stop = "keep".
     marker = {
       -- Network interfaces whose outgoing packets are marked. One that is not there, or goes and
       -- comes back, is marked when it is there; it is an error when none is there at the start.

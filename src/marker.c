@@ -42,7 +42,27 @@ static const char *hint(int error)
 	return error == -EPERM || error == -EACCES ? " (it takes CAP_BPF and CAP_NET_ADMIN)" : "";
 }
 
-struct marker *marker_open(uint32_t marks_max, char *error, size_t error_size)
+/* Make a marker whose maps are those that are pinned, or new ones. 0 or -errno. */
+static int load(struct marker *m, uint32_t marks_max)
+{
+	int r;
+
+	m->skeleton = label_bpf__open();
+	if (!m->skeleton)
+		return -errno;
+	r = bpf_map__set_max_entries(m->skeleton->maps.marks, marks_max);
+	if (r < 0)
+		return r;
+	m->reused = marker_pins_reuse(&m->pins, m->skeleton->obj);
+	r = label_bpf__load(m->skeleton);
+	if (r < 0)
+		return r;
+	r = marker_table_open(&m->table, bpf_map__fd(m->skeleton->maps.marks),
+			      (uint64_t *)m->skeleton->bss->local_ports);
+	return r == 0 && m->reused ? marker_table_adopt(&m->table) : r;
+}
+
+struct marker *marker_open_pinned(uint32_t marks_max, const char *directory, char *error, size_t error_size)
 {
 	struct marker *m = calloc(1, sizeof(*m));
 	int r = -ENOMEM;
@@ -54,18 +74,11 @@ struct marker *marker_open(uint32_t marks_max, char *error, size_t error_size)
 	m->cpu_values = calloc(m->cpus > 0 ? (size_t)m->cpus : 1, sizeof(*m->cpu_values));
 	if (!m->cpu_values)
 		goto fail;
-	m->skeleton = label_bpf__open();
-	if (!m->skeleton) {
-		r = -errno;
-		goto fail;
+	if (directory) {
+		marker_pins_open(&m->pins, directory);
+		m->adopting = true;
 	}
-	r = bpf_map__set_max_entries(m->skeleton->maps.marks, marks_max);
-	if (r == 0)
-		r = label_bpf__load(m->skeleton);
-	if (r < 0)
-		goto fail;
-	r = marker_table_open(&m->table, bpf_map__fd(m->skeleton->maps.marks),
-			      (uint64_t *)m->skeleton->bss->local_ports);
+	r = load(m, marks_max);
 	if (r == 0)
 		return m;
 fail:
@@ -74,12 +87,53 @@ fail:
 	return NULL;
 }
 
+struct marker *marker_open(uint32_t marks_max, char *error, size_t error_size)
+{
+	return marker_open_pinned(marks_max, NULL, error, error_size);
+}
+
+bool marker_adopted(const struct marker *m)
+{
+	return m->reused;
+}
+
+uint64_t *marker_counted(struct marker *m)
+{
+	return (uint64_t *)m->skeleton->bss->counted;
+}
+
+void marker_settle(struct marker *m)
+{
+	if (!m->adopting)
+		return;
+	marker_flush(m);
+	marker_table_settle(&m->table);
+	for (uint32_t i = 0; i < m->links_count; i++) {
+		int r = marker_link_renew(&m->links[i]);
+
+		/* Not alive without its program: whoever asks finds out and attaches anew. */
+		if (r < 0)
+			log_warn("marker: interface %s: cannot go on with what is attached: %s",
+				 m->links[i].name, strerror(-r));
+	}
+	m->adopting = false;
+	if (!m->reused)
+		marker_pins_maps(&m->pins, m->skeleton->obj);
+	marker_pins_sweep(&m->pins, m->links, m->links_count);
+}
+
 void marker_close(struct marker *m)
 {
+	int r;
+
 	if (!m)
 		return;
 	for (uint32_t i = 0; i < m->links_count; i++)
-		marker_link_detach(&m->links[i]);
+		marker_link_detach(&m->links[i], &m->pins);
+	r = marker_pins_remove(&m->pins);
+	if (r < 0)
+		log_warn("marker: %s is left: %s", m->pins.directory,
+			 r == -ENOTEMPTY ? "something that is not ours is in it" : strerror(-r));
 	free(m->links);
 	free(m->cpu_values);
 	marker_table_close(&m->table);
@@ -133,7 +187,7 @@ static int program_for(const struct marker *m, const char *interface, char *erro
 
 int marker_attach(struct marker *m, const char *interface, int method, char *error, size_t error_size)
 {
-	struct marker_link link = {.fd = -1}, *links;
+	struct marker_link link = {.fd = -1, .next_program = -1}, *links;
 	int program, r;
 
 	if (find_link(m, interface)) {
@@ -155,7 +209,7 @@ int marker_attach(struct marker *m, const char *interface, int method, char *err
 		return -ENOMEM;
 	}
 	m->links = links;
-	r = marker_link_attach(&link, program, method, error, error_size);
+	r = marker_link_attach(&link, &m->pins, program, method, m->adopting, error, error_size);
 	if (r < 0) {
 		size_t used = strlen(error);
 
@@ -172,7 +226,7 @@ int marker_detach(struct marker *m, const char *interface)
 
 	if (!link)
 		return -ENOENT;
-	marker_link_detach(link);
+	marker_link_detach(link, &m->pins);
 	*link = m->links[--m->links_count];
 	return 0;
 }

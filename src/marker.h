@@ -4,9 +4,10 @@
  * interfaces, and the table of labels that it looks into.
  *
  * IPv6, TCP and UDP, by the full 5-tuple. Packets are never dropped and never changed but for
- * the label. Everything is held by descriptors of this process: when it ends, however it ends,
- * TCX links and tables are gone; clsact filters (kernels before 6.6) are removed by
- * marker_close, and replaced by the next start if that could not run.
+ * the label. Programs and tables can be pinned (marker_open_pinned): marking then goes on when
+ * this process ends without marker_close, and the next one takes over without a gap. Else
+ * TCX links and tables are gone with the process; clsact filters (kernels before 6.6) are removed
+ * by marker_close, and replaced by the next start if that could not run.
  *
  * marker_none.c has the same functions for binaries built with EBPF=0.
  */
@@ -47,6 +48,35 @@ struct marker_counts {
  * NULL on failure: `error` says why. The caller owns the result.
  */
 FFI_EXPORT struct marker *marker_open(uint32_t marks_max, char *error, size_t error_size);
+
+/*
+ * The same, with tables and links pinned in `directory` of a BPF file system (marker_pins.h), where
+ * the next process finds them. What an earlier process left there is taken over: its tables when they
+ * are of this layout and size, its links and filters in any case. They go on with its program and
+ * marks until marker_settle. Where nothing can be pinned a log line says so, and the rest works.
+ */
+FFI_EXPORT struct marker *marker_open_pinned(uint32_t marks_max, const char *directory, char *error,
+					     size_t error_size);
+
+/*
+ * After marker_open_pinned, marker_attach for all interfaces, and all open flows queued (again): marks
+ * of other flows are removed, then our program follows in what was attached, in place. Interfaces that
+ * the earlier process marked and we do not are let go.
+ */
+FFI_EXPORT void marker_settle(struct marker *m);
+
+/* Were the tables of an earlier process taken over? */
+FFI_EXPORT bool marker_adopted(const struct marker *m);
+
+/* For the caller, pinned with the counters: how many packets of each enum marker_packet it has
+ * brought to account. Valid until marker_close. */
+FFI_EXPORT uint64_t *marker_counted(struct marker *m);
+
+/* Tell of interfaces that come and go: a descriptor that becomes readable when links change, or
+ * -errno. marker_watch_read takes what has come: true when an interface has come, gone or changed. */
+FFI_EXPORT int marker_watch_open(void);
+FFI_EXPORT bool marker_watch_read(int fd);
+FFI_EXPORT void marker_watch_close(int fd);
 
 /* Detach from every interface, remove everything that is ours. NULL is fine. */
 FFI_EXPORT void marker_close(struct marker *m);

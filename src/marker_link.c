@@ -19,6 +19,7 @@
 #include "marker_internal.h"
 
 enum {
+	LINK_TYPE_TCX = 11,    /* BPF_LINK_TYPE_TCX, and */
 	TCX_EGRESS = 47,       /* BPF_TCX_EGRESS: newer than libbpf 1.1's headers */
 	LINK_BEFORE = 1 << 3,  /* BPF_F_BEFORE; relative to nothing: before all */
 	KERNEL_ENOTSUPP = 524, /* the kernel's own errno, without a name here */
@@ -26,15 +27,53 @@ enum {
 	FILTER_HANDLE = 0xF10D,
 };
 
-static int attach_tcx(struct marker_link *link, int program_fd)
+int marker_link_info(int fd, int *ifindex, uint32_t *program)
+{
+	struct bpf_link_info info = {0};
+	uint32_t size = sizeof(info);
+	int r = bpf_obj_get_info_by_fd(fd, &info, &size);
+
+	if (r < 0)
+		return r;
+	if (info.type != LINK_TYPE_TCX)
+		return -EINVAL;
+	/* struct tcx begins as struct xdp does, and is newer than libbpf 1.1's headers. */
+	*ifindex = (int)info.xdp.ifindex;
+	*program = info.prog_id;
+	return 0;
+}
+
+/* Take over the link that a process before this one left. */
+static bool adopt_tcx(struct marker_link *link, const struct marker_pins *pins, int program_fd, bool keep)
+{
+	int fd = marker_pins_link(pins, link->ifindex);
+
+	if (fd < 0)
+		return false;
+	link->fd = fd;
+	link->method = MARKER_TCX;
+	link->next_program = program_fd;
+	if (keep || marker_link_renew(link) == 0)
+		return true;
+	close(fd);
+	marker_pins_remove_link(pins, link->ifindex);
+	return false;
+}
+
+static int attach_tcx(struct marker_link *link, const struct marker_pins *pins, int program_fd, bool keep)
 {
 	struct bpf_link_create_opts opts = {.sz = sizeof(opts), .flags = LINK_BEFORE};
-	int fd = bpf_link_create(program_fd, link->ifindex, (enum bpf_attach_type)TCX_EGRESS, &opts);
+	int fd;
 
+	if (adopt_tcx(link, pins, program_fd, keep))
+		return 0;
+	fd = bpf_link_create(program_fd, link->ifindex, (enum bpf_attach_type)TCX_EGRESS, &opts);
 	if (fd < 0)
 		return fd;
 	link->fd = fd;
 	link->method = MARKER_TCX;
+	link->next_program = -1;
+	marker_pins_add_link(pins, link->ifindex, fd);
 	return 0;
 }
 
@@ -91,7 +130,15 @@ static int need_qdisc(int ifindex, char *error, size_t error_size)
 	return r;
 }
 
-static int attach_filter(struct marker_link *link, int program_fd, char *error, size_t error_size)
+uint32_t marker_link_filter(int ifindex)
+{
+	int64_t id = filter_program(ifindex);
+
+	return id > 0 && program_is_ours((uint32_t)id) ? (uint32_t)id : 0;
+}
+
+/* Put a filter with our priority and handle, in the place of one that we had there. */
+static int put_filter(struct marker_link *link, int program_fd)
 {
 	struct bpf_tc_hook hook = {
 		.sz = sizeof(hook), .ifindex = link->ifindex, .attach_point = BPF_TC_EGRESS};
@@ -100,12 +147,24 @@ static int attach_filter(struct marker_link *link, int program_fd, char *error, 
 				   .handle = FILTER_HANDLE,
 				   .priority = FILTER_PRIORITY,
 				   .flags = BPF_TC_F_REPLACE};
+	int r = bpf_tc_attach(&hook, &opts);
+
+	if (r == 0)
+		link->program = opts.prog_id;
+	return r;
+}
+
+static int attach_filter(struct marker_link *link, const struct marker_pins *pins, int program_fd, bool keep,
+			 char *error, size_t error_size)
+{
 	int r = need_qdisc(link->ifindex, error, error_size);
+	bool was_ours;
 	int64_t there;
 
 	if (r < 0)
 		return r;
-	link->qdisc_is_ours = r == 1;
+	marker_pins_filter(pins, link->ifindex, &was_ours);
+	link->qdisc_is_ours = r == 1 || was_ours;
 	there = filter_program(link->ifindex);
 	if (there != -ENOENT && !(there > 0 && program_is_ours((uint32_t)there))) {
 		snprintf(error, error_size,
@@ -113,26 +172,47 @@ static int attach_filter(struct marker_link *link, int program_fd, char *error, 
 			 FILTER_HANDLE);
 		return -EBUSY;
 	}
-	r = bpf_tc_attach(&hook, &opts);
-	if (r < 0) {
-		snprintf(error, error_size, "clsact filter with priority %d: %s", FILTER_PRIORITY,
-			 strerror(-r));
-		if (link->qdisc_is_ours)
-			remove_qdisc(link->ifindex);
-		return r;
-	}
-	link->program = opts.prog_id;
 	link->method = MARKER_CLSACT;
-	return 0;
+	marker_pins_add_filter(pins, link->ifindex, link->qdisc_is_ours);
+	if (keep && there > 0) {
+		link->program = (uint32_t)there;
+		link->next_program = program_fd;
+		return 0;
+	}
+	link->next_program = -1;
+	r = put_filter(link, program_fd);
+	if (r == 0)
+		return 0;
+	snprintf(error, error_size, "clsact filter with priority %d: %s", FILTER_PRIORITY, strerror(-r));
+	marker_pins_remove_filter(pins, link->ifindex);
+	if (link->qdisc_is_ours)
+		remove_qdisc(link->ifindex);
+	return r;
 }
 
-int marker_link_attach(struct marker_link *link, int program_fd, int method, char *error, size_t error_size)
+int marker_link_renew(struct marker_link *link)
+{
+	int r;
+
+	if (link->next_program < 0)
+		return 0;
+	if (link->method == MARKER_TCX)
+		r = bpf_link_update(link->fd, link->next_program, NULL);
+	else
+		r = put_filter(link, link->next_program);
+	if (r == 0)
+		link->next_program = -1;
+	return r;
+}
+
+int marker_link_attach(struct marker_link *link, const struct marker_pins *pins, int program_fd, int method,
+		       bool keep, char *error, size_t error_size)
 {
 	int used = snprintf(error, error_size, "interface %s: ", link->name);
 	int r;
 
 	if (method != MARKER_CLSACT) {
-		r = attach_tcx(link, program_fd);
+		r = attach_tcx(link, pins, program_fd, keep);
 		if (r == 0)
 			return 0;
 		if (method == MARKER_TCX || (r != -EINVAL && r != -EOPNOTSUPP && r != -KERNEL_ENOTSUPP)) {
@@ -141,30 +221,46 @@ int marker_link_attach(struct marker_link *link, int program_fd, int method, cha
 			return r;
 		}
 	}
-	return attach_filter(link, program_fd, error + used, error_size - (size_t)used);
+	return attach_filter(link, pins, program_fd, keep, error + used, error_size - (size_t)used);
 }
 
-void marker_link_detach(struct marker_link *link)
+int marker_link_detach_filter(int ifindex, bool qdisc_is_ours)
 {
-	struct bpf_tc_hook hook = {
-		.sz = sizeof(hook), .ifindex = link->ifindex, .attach_point = BPF_TC_EGRESS};
+	struct bpf_tc_hook hook = {.sz = sizeof(hook), .ifindex = ifindex, .attach_point = BPF_TC_EGRESS};
 	struct bpf_tc_opts opts = {.sz = sizeof(opts), .handle = FILTER_HANDLE, .priority = FILTER_PRIORITY};
+	int r;
 
+	if (marker_link_filter(ifindex) == 0)
+		return 0;
+	r = bpf_tc_detach(&hook, &opts);
+	if (r == 0 && qdisc_is_ours)
+		remove_qdisc(ifindex);
+	return r == 0 ? 1 : r;
+}
+
+void marker_link_detach(struct marker_link *link, const struct marker_pins *pins)
+{
 	if (link->method == MARKER_TCX) {
+		/* Another process may have it open. */
+		bpf_link_detach(link->fd);
 		close(link->fd);
+		marker_pins_remove_link(pins, link->ifindex);
 		return;
 	}
+	marker_pins_remove_filter(pins, link->ifindex);
 	/* Gone already, with a qdisc that may have been made anew by someone else since? */
-	if (filter_program(link->ifindex) != (int64_t)link->program)
-		return;
-	bpf_tc_detach(&hook, &opts);
-	if (link->qdisc_is_ours)
-		remove_qdisc(link->ifindex);
+	if (filter_program(link->ifindex) == (int64_t)link->program)
+		marker_link_detach_filter(link->ifindex, link->qdisc_is_ours);
 }
 
 bool marker_link_alive(const struct marker_link *link)
 {
+	uint32_t program;
+	int at;
+
 	if ((int)if_nametoindex(link->name) != link->ifindex)
 		return false;
-	return link->method == MARKER_TCX || filter_program(link->ifindex) == (int64_t)link->program;
+	if (link->method == MARKER_CLSACT)
+		return filter_program(link->ifindex) == (int64_t)link->program;
+	return marker_link_info(link->fd, &at, &program) < 0 || at == link->ifindex;
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "marker.h"
+#include "marker_pins.h"
 
 static const char reason[] = "this binary was built without eBPF (make EBPF=0): it cannot mark packets";
 
@@ -70,4 +71,81 @@ int marker_run(const struct marker *m, bool ethernet, struct marker_packet_run *
 	(void)ethernet;
 	(void)run;
 	return -EOPNOTSUPP;
+}
+
+struct marker *marker_open_pinned(uint32_t marks_max, const char *directory, char *error, size_t error_size)
+{
+	(void)directory;
+	return marker_open(marks_max, error, error_size);
+}
+
+void marker_settle(struct marker *m)
+{
+	(void)m;
+}
+
+bool marker_adopted(const struct marker *m)
+{
+	(void)m;
+	return false;
+}
+
+uint64_t *marker_counted(struct marker *m)
+{
+	(void)m;
+	return NULL;
+}
+
+int marker_watch_open(void)
+{
+	return -EOPNOTSUPP;
+}
+
+bool marker_watch_read(int fd)
+{
+	(void)fd;
+	return false;
+}
+
+void marker_watch_close(int fd)
+{
+	(void)fd;
+}
+
+int marker_pins_list(const char *directory, struct marker_pin *out, uint32_t max)
+{
+	(void)directory;
+	(void)out;
+	(void)max;
+	return -ENOENT;
+}
+
+int marker_pins_clean(const char *directory)
+{
+	(void)directory;
+	return -ENOENT;
+}
+
+int marker_filters_clean(void)
+{
+	return 0;
+}
+
+struct marker_marks *marker_marks_open(const char *directory)
+{
+	(void)directory;
+	return NULL;
+}
+
+int marker_marks_read(struct marker_marks *marks, struct marker_mark *out, uint32_t max)
+{
+	(void)marks;
+	(void)out;
+	(void)max;
+	return 0;
+}
+
+void marker_marks_close(struct marker_marks *marks)
+{
+	(void)marks;
 }

@@ -24,9 +24,10 @@ void marker_table_close(struct marker_table *t)
 {
 	free(t->port_flows);
 	free(t->slot);
+	marker_stale_free(t->stale);
 }
 
-static uint32_t key_hash(const struct flow_key *key)
+uint32_t marker_key_hash(const struct flow_key *key)
 {
 	uint64_t word[5], hash = 0;
 
@@ -42,7 +43,7 @@ static uint32_t key_hash(const struct flow_key *key)
 /* Never 0. */
 static uint32_t slot_print(const struct flow_key *key)
 {
-	return key_hash(key) | 1;
+	return marker_key_hash(key) | 1;
 }
 
 /* Is this flow's mark in the hash? A slot whose flow went without an end that came here (its batch
@@ -86,7 +87,7 @@ static void port_remove(struct marker_table *t, uint16_t port)
 /* The queued change of a flow; a new one, not yet filled in but for its key, when there is none. */
 static struct marker_change *change_of(struct marker_table *t, const struct flow_key *key, bool *found)
 {
-	uint32_t at = key_hash(key);
+	uint32_t at = marker_key_hash(key);
 	struct marker_change *c;
 
 	for (;; at++) {
@@ -129,6 +130,15 @@ static void refuse(struct marker_table *t, const struct flow_key *key, int error
 		    error == -E2BIG ? "the table of marks is full" : strerror(-error));
 }
 
+/* A mark that the process before set, if there is one for this event's flow and label, is ours now. */
+static void claim(struct marker_table *t, const struct flow_event *e)
+{
+	if (!marker_stale_take(t->stale, &e->key, e->label) || slot_set(t, (uint32_t)e->slot, &e->key) < 0)
+		return;
+	port_add(t, e->key.src_port);
+	t->counts.open++;
+}
+
 static void queue_event(struct marker *m, const struct flow_event *e, uint32_t route_bit)
 {
 	struct marker_table *t = &m->table;
@@ -145,6 +155,8 @@ static void queue_event(struct marker *m, const struct flow_event *e, uint32_t r
 	}
 	if (t->changes == MARKER_CHANGES_MAX)
 		marker_flush(m);
+	if (t->stale && wanted && !slot_marked(t, slot, &e->key))
+		claim(t, e);
 	had = slot_marked(t, slot, &e->key);
 	/* Nothing to do: not ours, or marked with the tag that it keeps. */
 	if (had == wanted && (!wanted || e->flags & EVENT_DECIDED))
@@ -269,6 +281,28 @@ static uint32_t collect(struct marker_table *t, bool marked, uint16_t *number)
 		number[count++] = (uint16_t)i;
 	}
 	return count;
+}
+
+/* -- taking over ---------------------------------------------------------------------- */
+
+int marker_table_adopt(struct marker_table *t)
+{
+	return marker_stale_read(&t->stale, t->fd);
+}
+
+void marker_table_settle(struct marker_table *t)
+{
+	if (!t->stale)
+		return;
+	t->counts.removed += marker_stale_remove(t->stale, t->fd);
+	marker_stale_free(t->stale);
+	t->stale = NULL;
+	/* The bits of ports that only those had. */
+	for (uint32_t port = 0; port < 65536; port++) {
+		if (t->port_flows[port] == 0)
+			__atomic_fetch_and(&t->local_ports[port / 64], ~(1ULL << (port % 64)),
+					   __ATOMIC_RELEASE);
+	}
 }
 
 void marker_flush(struct marker *m)

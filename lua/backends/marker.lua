@@ -2,6 +2,7 @@
 --- Backend "marker": flow labels on the packets of open flows (src/marker.h).
 local api = require("flowd.api")
 local ffi = require("ffi")
+local pins = require("flowd.pins")
 local schema = require("flowd.schema")
 
 local ERROR_SIZE = 256
@@ -12,7 +13,9 @@ local marker = {
   doc = "Writes the experiment and activity of a flow into the flow label of its IPv6 packets, TCP and UDP, as they "
     .. "leave an interface. An eBPF program does that: it changes nothing else in a packet, never drops one, and lives "
     .. "beside the programs, filters and qdiscs of others. IPv4 has no flow label: such flows are left alone. So are "
-    .. "all fragments of a packet but the first, which alone has the ports.",
+    .. "all fragments of a packet but the first, which alone has the ports. Program and marks are pinned in a BPF file "
+    .. "system (/sys/fs/bpf/flowd-lua): a killed or replaced daemon's flows stay marked, and the next start takes them "
+    .. "over. A stop removes them, unless on_stop = \"keep\".",
   schema = {
     interfaces = schema.list({
       of = schema.string({ pattern = "^[^%s/]+$", expects = "the name of a network interface" }),
@@ -60,6 +63,10 @@ function marker:make_counters()
   for i, field in ipairs(fields) do
     self.totals[i] = { field = field[1], index = field[2], counter = self.ctx:counter(field[3], field[4]), last = 0ULL }
   end
+  -- Packets that were marked while no daemon ran belong to the totals too.
+  self.counted = api.marker_counted(self.handle)
+  self.adopted = self.ctx:counter("flowd_marker_adopted")
+  self.adopted.value = api.marker_adopted(self.handle) and 1 or 0
   self.open = self.ctx:counter("flowd_marker_flows")
   self.counts = ffi.new("struct marker_counts")
   self.problems, self.gauges = {}, {}
@@ -74,9 +81,16 @@ function marker:count()
   api.marker_counts(self.handle, counts)
   for _, total in ipairs(self.totals) do
     local now = counts[total.field]
-    if total.index then now = now[total.index] end
+    local last = total.last
+    if total.field == "packets" then
+      last = self.counted[total.index]
+      now = now[total.index]
+      self.counted[total.index] = now
+    elseif total.index then
+      now = now[total.index]
+    end
     -- The daemon's totals go on from those of a process before this one: add what is new.
-    total.counter.value = total.counter.value + (now - total.last)
+    total.counter.value = total.counter.value + (now - last)
     total.last = now
   end
   self.open.value = counts.open
@@ -117,23 +131,47 @@ end
 
 function marker:start(ctx)
   local message = ffi.new("char[?]", ERROR_SIZE)
-  self.handle = api.marker_open(ctx.max_flows, message, ERROR_SIZE)
+  self.handle = api.marker_open_pinned(ctx.max_flows, pins.directory(ctx.runtime_dir), message, ERROR_SIZE)
   if self.handle == nil then error(ffi.string(message), 0) end
   self:make_counters()
   if self:attach_all() == 0 then
     self:stop()
     error("none of its interfaces can be marked", 0)
   end
+  self:watch()
   ctx:every(TICK_SECONDS, function()
     self:count()
     self:attach_all()
   end)
 end
 
+--- Have the kernel tell of interfaces that come and go; the timer is for what it does not tell, such as
+--- a filter that somebody removed.
+function marker:watch()
+  local fd = api.marker_watch_open()
+  if fd < 0 then
+    self.ctx:log("warn", "interfaces cannot be watched (error %d): a new one is marked within %g s", -fd, TICK_SECONDS)
+    return
+  end
+  self.watched = self.ctx:fd(fd, "r", function()
+    if api.marker_watch_read(fd) then self:attach_all() end
+  end)
+  self.watch_fd = fd
+end
+
 function marker:on_events(events, count) api.marker_queue(self.handle, events, count, self.ctx.route_bit) end
 
--- Flows that were open before this process: their marks are set again.
+-- Flows that were open before this process: their marks stay, or are set again.
 marker.adopt = marker.on_events
+
+--- Those were all.
+function marker:adopt_end()
+  api.marker_settle(self.handle)
+  self:count()
+  if self.adopted.value == 1ULL then
+    self.ctx:log("info", "took over %d marks and what was attached", tonumber(self.open.value))
+  end
+end
 
 function marker:flush()
   api.marker_flush(self.handle)
@@ -143,7 +181,12 @@ end
 function marker:stop()
   self:count()
   for _, gauge in pairs(self.gauges) do gauge.value = 0 end
-  self.open.value = 0
+  self.open.value, self.adopted.value = 0, 0
+  if self.watched then
+    self.ctx:release(self.watched)
+    api.marker_watch_close(self.watch_fd)
+    self.watched = nil
+  end
   api.marker_close(self.handle)
   self.handle = nil
 end

@@ -15,7 +15,8 @@ local context = {}
 
 --- A context for one instance.
 ---@param fields table name, kind ("plugin" or "backend"), options, and the daemon's services:
----  batch, state, source_id, route_bit, run_batch, put (see flowd.emit), registry, max_flows
+---  batch, state, source_id, route_bit, run_batch, put (see flowd.emit), registry, max_flows,
+---  runtime_dir
 function context.new(fields)
   fields.handles = {}
   return setmetatable(fields, Context)

@@ -44,6 +44,7 @@ counters.help = {
   flowd_lines_refused_total = "Lines that were refused, by reason.",
   flowd_lines_total = "Lines that became events.",
   flowd_marker_added_total = "Flows that were marked.",
+  flowd_marker_adopted = "Whether the marks of a process before this one were taken over at the start: 1 or 0.",
   flowd_marker_changed_total = "Marks that were given another label, by a new start of an open flow.",
   flowd_marker_flows = "Flows that are marked now.",
   flowd_marker_interface_marked = "Whether what leaves the interface is marked: 1 or 0.",

@@ -130,6 +130,7 @@ function Daemon:start_instance(kind, name, route_bit)
   local ctx = context.new({
     name = name, kind = what, options = section, route_bit = route_bit,
     batch = self.batch, state = self.state, registry = self.registry, max_flows = self.values.max_flows,
+    runtime_dir = self.values.runtime_dir,
     source_id = api.state_name_id(self.state, name),
     run_batch = self.run_batch,
     put = self.put,
@@ -191,6 +192,9 @@ function Daemon:adopt_flows()
     end
   end
   self.batch.count = 0
+  for _, backend in ipairs(self.backends) do
+    if backend.instance.adopt_end then backend.instance:adopt_end() end
+  end
 end
 
 function Daemon:build()

@@ -1,0 +1,192 @@
+-- SPDX-License-Identifier: Apache-2.0
+local ffi = require("ffi")
+local api = require("flowd.api")
+local cli = require("flowd.cli")
+local pins = require("flowd.pins")
+
+local ERROR_SIZE = 512
+local LINKS_MAX = 1024
+local MARKS_MAX = 4096
+local ENOENT, ENOTEMPTY = 2, 39
+
+local method_names = { [tonumber(ffi.C.MARKER_TCX)] = "tcx", [tonumber(ffi.C.MARKER_CLSACT)] = "clsact" }
+
+-- The state file's counters by series, and whether a daemon runs; nil when there is no such file.
+local function read_state(path)
+  local message = ffi.new("char[?]", ERROR_SIZE)
+  local view = api.state_view(path, message, ERROR_SIZE)
+  if view == nil then return nil, false, 0 end
+  local counters = {}
+  for i = 0, ffi.C.COUNTERS_MAX - 1 do
+    local c = api.state_counter(view, i)
+    if c ~= nil then counters[ffi.string(c.name)] = tonumber(c.value) end
+  end
+  local running, pid = api.state_owned(view), tonumber(api.state_header(view).pid)
+  api.state_close(view, false)
+  return counters, running, pid
+end
+
+-- Without a configuration at the default place: the daemon with all defaults.
+local function runtime_dir(options)
+  local default = io.open(cli.default_conf)
+  if default then default:close() end
+  if options.conf or default then return cli.load_config(options).values.runtime_dir end
+  return "/run/flowd-lua"
+end
+
+local function count_marks(directory)
+  local marks = api.marker_marks_open(directory)
+  if marks == nil then return nil end
+  local buffer, total = ffi.new("struct marker_mark[?]", MARKS_MAX), 0
+  while true do
+    local n = api.marker_marks_read(marks, buffer, MARKS_MAX)
+    if n <= 0 then break end
+    total = total + n
+  end
+  api.marker_marks_close(marks)
+  return total
+end
+
+local function list_pins(directory)
+  local list = ffi.new("struct marker_pin[?]", LINKS_MAX)
+  local count = api.marker_pins_list(directory, list, LINKS_MAX)
+  if count < 0 and count ~= -ENOENT then
+    cli.fail("%s: %s", directory, ffi.string(api.error_text(count)))
+  end
+  return list, count
+end
+
+local function status(directory, dir)
+  local counters, running, pid = read_state(dir .. "/state")
+  local list, count = list_pins(directory)
+  print(("daemon      %s"):format(running and ("runs, pid %d"):format(pid) or "does not run"))
+  print(("pins        %s%s"):format(directory, count < 0 and " (there are none)" or ""))
+  local marks = count_marks(directory)
+  if marks then print(("marks       %d"):format(marks)) end
+  if counters and counters.flowd_marker_adopted then
+    print(("taken over  %s"):format(counters.flowd_marker_adopted == 1 and "from the process before" or "no: a fresh start"))
+  end
+  for i = 0, count - 1 do
+    local pin = list[i]
+    local name = ffi.string(pin.name)
+    if not pin.here then
+      name = ("number %d of another network namespace"):format(pin.ifindex)
+    elseif name == "" then
+      name = ("number %d, which is gone"):format(pin.ifindex)
+    end
+    print(("interface   %s: %s, %s"):format(name, method_names[pin.method],
+      pin.program ~= 0 and ("program %d"):format(pin.program) or "nothing is attached"))
+  end
+  local names = {}
+  for name in pairs(counters or {}) do
+    if name:find("^flowd_marker_") then names[#names + 1] = name end
+  end
+  table.sort(names)
+  for _, name in ipairs(names) do print(("%s %d"):format(name, counters[name])) end
+  return 0
+end
+
+local protocols = { [tonumber(ffi.C.FLOW_TCP)] = "tcp", [tonumber(ffi.C.FLOW_UDP)] = "udp" }
+
+local function flows(directory, options)
+  local registry = require("flowd.registry")
+  local default = io.open(cli.default_conf)
+  if default then default:close() end
+  local names = (options.conf or default) and cli.load_config(options).registry or registry.load_embedded()
+  local marks = api.marker_marks_open(directory)
+  if marks == nil then cli.fail("%s: no marks are pinned there", directory) end
+  local buffer, text = ffi.new("struct marker_mark[?]", MARKS_MAX), ffi.new("char[64]")
+  local function address(a) return ffi.string(text, api.address_format(a, text)) end
+  local n
+  repeat
+    n = api.marker_marks_read(marks, buffer, MARKS_MAX)
+    for i = 0, n - 1 do
+      local mark = buffer[i]
+      local key, label = mark.key, mark.label
+      io.write(("%s [%s]:%d [%s]:%d label 0x%05x %s\n"):format(protocols[key.protocol] or key.protocol,
+        address(key.src), key.src_port, address(key.dst), key.dst_port, label,
+        names:describe(api.label_experiment(label), api.label_activity(label))))
+    end
+  until n <= 0
+  api.marker_marks_close(marks)
+  if n < 0 then cli.fail("%s: %s", directory, ffi.string(api.error_text(n))) end
+  return 0
+end
+
+local function clean_directory(directory)
+  local r = api.marker_pins_clean(directory)
+  if r == 0 then
+    print(("removed %s"):format(directory))
+  elseif r == -ENOTEMPTY then
+    print(("removed what is ours in %s; something else is there"):format(directory))
+  elseif r ~= -ENOENT then
+    cli.fail("%s: %s", directory, ffi.string(api.error_text(r)))
+  end
+end
+
+local function all_directories()
+  local buffer = ffi.new("char[65536]")
+  local n = api.process_glob(pins.mount .. "/flowd-lua*", buffer, 65536)
+  local list = {}
+  local at = ffi.cast("const char *", buffer)
+  for i = 1, n do
+    list[i] = ffi.string(at)
+    at = at + #list[i] + 1
+  end
+  return list
+end
+
+local function clean(directory, dir, options)
+  local function refuse_running(of)
+    local _, running, pid = read_state(of .. "/state")
+    if running and not options.force then
+      cli.fail("the daemon of %s runs (pid %d): stop it, or use --force, and flows are unmarked under it", of, pid)
+    end
+  end
+  refuse_running(dir)
+  clean_directory(directory)
+  if not options.all then return 0 end
+  local list = all_directories()
+  for _, path in ipairs(list) do
+    local owner = pins.runtime_dir(path)
+    if owner then refuse_running(owner) end
+  end
+  for _, path in ipairs(list) do clean_directory(path) end
+  local filters = api.marker_filters_clean()
+  if filters > 0 then print(("removed %d clsact filters"):format(filters)) end
+  return 0
+end
+
+local actions = { status = true, flows = true, clean = true }
+
+return {
+  summary = "show or remove what the marker has in the kernel",
+  doc = [[
+status: the interfaces that are marked, how, by which program, the number of marks and the marker's counters.
+
+flows: every mark, with its label and what that means.
+
+clean: detach the programs and remove the tables that a daemon with this configuration left in the kernel when it was
+killed, or stopped with on_stop = "keep". Nothing of others is touched. Refused while that daemon runs.
+
+All three work whether a daemon runs or not. They need root.]],
+  arguments = { { name = "ACTION", doc = "status, flows or clean" } },
+  options = {
+    { name = "--all", doc = "clean: also what daemons with another runtime_dir left, and filters that nothing tells of." },
+    { name = "--force", doc = "clean: even while a daemon runs. Its flows are unmarked until it is started anew." },
+  },
+  run = function(arguments, options)
+    local action = arguments[1]
+    if not actions[action] then
+      error({ usage = ('marker: expected status, flows or clean, got "%s"'):format(action) }, 0)
+    end
+    if action ~= "clean" and (options.all or options.force) then
+      error({ usage = ("marker %s: --all and --force are for clean"):format(action) }, 0)
+    end
+    local dir = runtime_dir(options)
+    local directory = pins.directory(dir)
+    if action == "status" then return status(directory, dir) end
+    if action == "flows" then return flows(directory, options) end
+    return clean(directory, dir, options)
+  end,
+}

@@ -1,0 +1,294 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- Marks do not stop with the daemon: killed, replaced, started anew, its flows' packets stay labelled.
+local bit = require("bit")
+local bpf = require("spec.support.bpf")
+local capture = require("spec.support.capture")
+local cleanup = require("spec.support.cleanup")
+local daemon = require("spec.support.daemon")
+local marking = require("spec.support.marking")
+local netns = require("spec.support.netns")
+local process = require("spec.support.process")
+local temp = require("spec.support.temp")
+local traffic = require("spec.support.traffic")
+
+local available, reason = netns.available()
+if available then available, reason = marking.available() end
+if not available then
+  describe("pinned marks", function()
+    it("outlive the daemon", function() pending(reason) end)
+  end)
+  return
+end
+
+local SEMANTIC = 0x3FEFC
+local ATLAS = 0x10008 -- experiment 2, activity 2
+local RESTARTS = tonumber(os.getenv("FLOWD_RESTARTS")) or 20
+
+local function pair()
+  local a, b = netns.pair()
+  a:sysctl("net.ipv6.auto_flowlabels", 0)
+  b:sysctl("net.ipv6.auto_flowlabels", 0)
+  return a, b
+end
+
+local function start(a, method, more)
+  more = more or {}
+  return daemon.start({ namespace = a, dir = more.dir, log_level = more.log_level, config = {
+    max_flows = more.max_flows, on_stop = more.on_stop,
+    backends = { marker = { interfaces = more.interfaces or { "eth0" }, method = method } } } })
+end
+
+local function line(state, a, b, src_port, dst_port, experiment)
+  return ("%s udp %s %d %s %d %d 2\n"):format(state, a.address, src_port, b.address, dst_port, experiment or 2)
+end
+
+local function kill(d)
+  d:signal("KILL")
+  d:wait(10)
+end
+
+-- 2,000 datagrams a second from a's port 5000 to b's port 6000, until the test is over.
+local function stream(a, b)
+  local server = b:start({ "iperf3", "-s", "-p", "6000", "-1", "--forceflush" })
+  server:expect("listening", 10)
+  a:start({ "iperf3", "-c", b.address, "-p", "6000", "--cport", "5000", "-u", "-b", "8M", "-l", "500", "-t", "300" })
+end
+
+local function flow_packets(seen) return seen:packets({ protocol = "udp", src_port = 5000, dst_port = 6000 }) end
+
+-- Wait until `count` more packets of the stream have passed.
+local function pass(seen, count)
+  local want = #flow_packets(seen) + count
+  process.wait_for("packets of the stream", 20, function() return #flow_packets(seen) >= want end)
+end
+
+-- Every packet carries the first one's label, and that is the flow's.
+local function assert_unbroken(seen)
+  local packets = flow_packets(seen)
+  local label = packets[1].flow_label
+  assert.are.equal(ATLAS, bit.band(label, SEMANTIC))
+  local other = 0
+  for _, packet in ipairs(packets) do
+    if packet.flow_label ~= label then other = other + 1 end
+  end
+  assert.are.equal(0, other, ("%d of %d packets without their label"):format(other, #packets))
+  assert.are.equal(0, seen:dropped())
+end
+
+local function names(path)
+  local result = process.run({ "ls", "-A", path })
+  return result.code == 0 and result.stdout or nil
+end
+
+-- What tc and bpf(2) show of a device.
+local function shown(ns, device)
+  device = device or "eth0"
+  local all = { ns:tc("qdisc show dev " .. device), ns:tc("filter show dev " .. device .. " egress") }
+  if bpf.has_tcx() then
+    for _, program in ipairs(ns:enter(bpf.egress_programs, device)) do all[#all + 1] = program.id .. " " .. program.name end
+  end
+  return table.concat(all, "\n")
+end
+
+for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) do
+  describe("pinned marks by " .. method, function()
+    after_each(cleanup.all)
+
+    it(("label every packet of a stream through %d times kill -9 and start"):format(RESTARTS), function()
+      local a, b = pair()
+      local before = shown(a)
+      local d = start(a, method)
+      d:write(line("start", a, b, 5000, 6000))
+      d:wait_for_counter("flowd_marker_flows", 1)
+      local seen = capture.start(b, "eth0")
+      stream(a, b)
+      pass(seen, 100)
+      for _ = 1, RESTARTS do
+        kill(d)
+        pass(seen, 100) -- nobody there
+        d = start(a, method, { dir = d.dir })
+        d:expect("took over 1 marks", 5)
+        pass(seen, 100)
+      end
+      assert_unbroken(seen)
+      assert.are.equal(1, d:counter("flowd_marker_adopted"))
+      assert.are.equal(1, d:counter("flowd_marker_added_total"))
+      -- What was marked while nobody ran is counted too.
+      local packets = #flow_packets(seen)
+      d:wait_for_counter('flowd_marker_packets_total{result="marked"}', packets)
+      -- The flow that was taken over can end.
+      d:write(line("end", a, b, 5000, 6000))
+      d:wait_for_counter("flowd_marker_removed_total", 1)
+      seen:clear()
+      pass(seen, 100)
+      assert.are.equal(0, flow_packets(seen)[100].flow_label)
+      assert.are.equal(0, d:stop().code)
+      assert.are.equal(before, shown(a))
+      assert.is_nil(names(d.pins))
+    end)
+
+    it("label every packet when SIGUSR2 replaces the daemon", function()
+      local a, b = pair()
+      local d = start(a, method)
+      d:write(line("start", a, b, 5000, 6000))
+      d:wait_for_counter("flowd_marker_flows", 1)
+      local seen = capture.start(b, "eth0")
+      stream(a, b)
+      pass(seen, 100)
+      for i = 1, 3 do
+        d:signal("USR2")
+        process.wait_for("the new process", 20, function()
+          local _, count = d:log():gsub("is ready", "")
+          return count == i + 1
+        end)
+        pass(seen, 100)
+      end
+      assert_unbroken(seen)
+      assert.are.equal(0, d:stop().code)
+    end)
+
+    it("label every packet when the tables must be rebuilt: another size, another layout", function()
+      local a, b = pair()
+      local d = start(a, method, { max_flows = 1000 })
+      d:write(line("start", a, b, 5000, 6000))
+      d:wait_for_counter("flowd_marker_flows", 1)
+      local seen = capture.start(b, "eth0")
+      stream(a, b)
+      pass(seen, 100)
+      kill(d)
+      d = start(a, method, { dir = d.dir, max_flows = 2000 })
+      d:expect("are rebuilt: a map has another size", 5)
+      pass(seen, 100)
+      kill(d)
+      process.must({ "ln", "-sfn", "999", d.pins .. "/layout" })
+      d = start(a, method, { dir = d.dir, max_flows = 2000 })
+      d:expect("are rebuilt: they have another layout", 5)
+      pass(seen, 100)
+      kill(d)
+      -- And what was rebuilt can be taken over.
+      d = start(a, method, { dir = d.dir, max_flows = 2000 })
+      d:expect("took over 1 marks", 5)
+      pass(seen, 100)
+      assert_unbroken(seen)
+      assert.are.equal(0, d:stop().code)
+      assert.is_nil(names(d.pins))
+    end)
+
+    it("stay with on_stop = keep; a start without the open flows removes them", function()
+      local a, b = pair()
+      local before = shown(a)
+      local d = start(a, method, { on_stop = "keep" })
+      d:write(line("start", a, b, 5000, 6000) .. line("start", a, b, 5001, 6001))
+      d:wait_for_counter("flowd_marker_flows", 2)
+      assert.are.equal(0, d:stop().code)
+      local seen = capture.start(b, "eth0")
+      traffic.udp(a, b, 5000, 6000, 1)()
+      assert.are.equal(ATLAS, bit.band(seen:wait_for({ src_port = 5000, protocol = "udp" }, 10)[1].flow_label, SEMANTIC))
+      process.must({ "rm", d.runtime_dir .. "/state" })
+      d = start(a, method, { dir = d.dir })
+      d:expect("took over 0 marks", 5)
+      assert.are.equal(0, d:counter("flowd_marker_flows"))
+      seen:clear()
+      traffic.udp(a, b, 5001, 6001, 1)()
+      assert.are.equal(0, seen:wait_for({ src_port = 5001, protocol = "udp" }, 10)[1].flow_label)
+      assert.are.equal(0, d:stop().code)
+      assert.are.equal(before, shown(a))
+    end)
+
+    it("go from an interface that the next configuration does not name", function()
+      local a, b = pair()
+      netns.veth(a, "eth1", b, "eth1")
+      local before = shown(a, "eth1")
+      local d = start(a, method, { interfaces = { "eth0", "eth1" } })
+      kill(d)
+      assert.are_not.equal(before, shown(a, "eth1"))
+      d = start(a, method, { dir = d.dir, interfaces = { "eth0" } })
+      assert.are.equal(before, shown(a, "eth1"))
+      assert.are.equal(0, d:stop().code)
+    end)
+
+    it("are removed by marker clean, which leaves what others have pinned, and a running daemon", function()
+      local a, b = pair()
+      local before = shown(a)
+      local d = start(a, method)
+      d:write(line("start", a, b, 5000, 6000))
+      d:wait_for_counter("flowd_marker_flows", 1)
+      local refused = d:command("marker", "clean")
+      assert.are.equal(1, refused.code)
+      assert.is_truthy(refused.stderr:find(("runs (pid %d)"):format(d.pid), 1, true))
+      local shows = d:command("marker", "status").stdout
+      assert.is_truthy(shows:find(("runs, pid %d"):format(d.pid), 1, true))
+      assert.is_truthy(shows:find("interface   eth0: " .. method .. ", program %d+"))
+      local flows = d:command("marker", "flows").stdout
+      assert.is_truthy(flows:find(("udp [%s]:5000 [%s]:6000 label 0x"):format(a.address, b.address), 1, true))
+      assert.is_truthy(flows:find("atlas", 1, true))
+      kill(d)
+      assert.is_truthy(d:command("marker", "status").stdout:find("does not run", 1, true))
+      process.must({ "mkdir", d.pins .. "/others" })
+      local cleaned = d:command("marker", "clean")
+      assert.are.equal(0, cleaned.code, cleaned.stderr)
+      assert.are.equal(before, shown(a))
+      assert.are.equal("others\n", names(d.pins))
+      process.must({ "rmdir", d.pins .. "/others" })
+      assert.are.equal(0, d:command("marker", "clean").code)
+      assert.is_nil(names(d.pins))
+    end)
+
+    it("are set again at once on an interface that is deleted and made anew under traffic", function()
+      local a, b = pair()
+      local d = start(a, method)
+      local seen
+      for i = 1, 5 do
+        a:ip("link del eth0")
+        netns.veth(a, "eth0", b, "eth0")
+        -- Well before the timer would find it.
+        local made = process.now()
+        d:wait_for_counter('flowd_marker_interface_marked{interface="eth0"}', 1)
+        process.wait_for("a marked eth0", 5, function()
+          local _, count = d:log():gsub("interface eth0: marking what leaves it", "")
+          return count >= i + 1
+        end)
+        assert.is_true(process.now() - made < 0.9)
+      end
+      a:add_address("eth0", a.address .. "/64")
+      b:add_address("eth0", b.address .. "/64")
+      d:write(line("start", a, b, 5000, 6000))
+      d:wait_for_counter("flowd_marker_flows", 1)
+      seen = capture.start(b, "eth0")
+      traffic.udp(a, b, 5000, 6000, 1)()
+      assert.are.equal(ATLAS, bit.band(seen:wait_for({ src_port = 5000, protocol = "udp" }, 10)[1].flow_label, SEMANTIC))
+      kill(d)
+      a:ip("link del eth0")
+      netns.veth(a, "eth0", b, "eth0")
+      d = start(a, method, { dir = d.dir })
+      d:expect("took over 1 marks", 5)
+      assert.are.equal(0, d:stop().code)
+      assert.is_nil(names(d.pins))
+    end)
+  end)
+end
+
+describe("pinned marks", function()
+  after_each(cleanup.all)
+
+  it("of two daemons do not meet", function()
+    local a, b = pair()
+    netns.veth(a, "eth1", b, "eth1")
+    local first = start(a, "auto")
+    local second = start(a, "auto", { interfaces = { "eth1" } })
+    local with_both = shown(a)
+    assert.are_not.equal(first.pins, second.pins)
+    assert.are.equal(0, second:stop().code)
+    assert.are.equal(with_both, shown(a))
+    assert.are.equal("700\n", process.must({ "stat", "-c", "%a", first.pins }))
+    assert.are.equal(0, first:stop().code)
+    assert.is_nil(names(first.pins))
+  end)
+
+  it("are asked for by a command that names its actions", function()
+    local conf = daemon.write_config(temp.dir())
+    local result = process.run({ daemon.binary(), "--conf", conf, "marker", "clear" })
+    assert.are.equal(2, result.code)
+    assert.is_truthy(result.stderr:find("expected status, flows or clean", 1, true))
+  end)
+end)

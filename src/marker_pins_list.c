@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* marker_pins_list.c - what is pinned, read by another process than the daemon, or after it was killed. */
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <dirent.h>
+#include <errno.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "marker_internal.h"
+
+static void describe_link(const char *path, struct marker_pin *pin)
+{
+	int fd = bpf_obj_get(path), at;
+
+	pin->method = MARKER_TCX;
+	if (fd < 0)
+		return;
+	if (marker_link_info(fd, &at, &pin->program) != 0 || at != pin->ifindex)
+		pin->program = 0;
+	close(fd);
+}
+
+/* Does an entry of the directory tell of an interface? */
+static bool describe(const char *directory, const char *name, struct marker_pin *pin)
+{
+	char path[MARKER_PINS_PATH_SIZE];
+	unsigned int netns;
+	struct stat st;
+	bool link;
+
+	memset(pin, 0, sizeof(*pin));
+	link = sscanf(name, "link_%u_%d", &netns, &pin->ifindex) == 2;
+	if (!link && sscanf(name, "filter_%u_%d", &netns, &pin->ifindex) != 2)
+		return false;
+	pin->here = stat("/proc/self/ns/net", &st) == 0 && (unsigned int)st.st_ino == netns;
+	if (pin->here && !if_indextoname((unsigned int)pin->ifindex, pin->name))
+		pin->name[0] = '\0';
+	if (link) {
+		snprintf(path, sizeof(path), "%s/%s", directory, name);
+		describe_link(path, pin);
+	} else {
+		pin->method = MARKER_CLSACT;
+		pin->program = pin->here ? marker_link_filter(pin->ifindex) : 0;
+	}
+	return true;
+}
+
+int marker_pins_list(const char *directory, struct marker_pin *out, uint32_t max)
+{
+	const struct dirent *entry;
+	DIR *dir = opendir(directory);
+	uint32_t count = 0;
+
+	if (!dir)
+		return -errno;
+	while (count < max && (entry = readdir(dir)))
+		count += describe(directory, entry->d_name, &out[count]);
+	closedir(dir);
+	return (int)count;
+}
+
+int marker_filters_clean(void)
+{
+	struct if_nameindex *list = if_nameindex();
+	int count = 0;
+
+	if (!list)
+		return -errno;
+	for (const struct if_nameindex *i = list; i->if_index != 0; i++)
+		count += marker_link_detach_filter((int)i->if_index, false) > 0;
+	if_freenameindex(list);
+	return count;
+}
+
+/* -- marks --------------------------------------------------------------------------- */
+
+struct marker_marks {
+	int fd;
+	bool begun, ended;
+	uint64_t position; /* the kernel's */
+	struct flow_key keys[MARKER_CHANGES_MAX];
+	uint32_t labels[MARKER_CHANGES_MAX];
+};
+
+struct marker_marks *marker_marks_open(const char *directory)
+{
+	struct marker_marks *marks;
+	struct bpf_map_info info = {0};
+	uint32_t size = sizeof(info);
+	char path[MARKER_PINS_PATH_SIZE];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/map_marks", directory);
+	fd = bpf_obj_get(path);
+	if (fd < 0)
+		return NULL;
+	if (bpf_obj_get_info_by_fd(fd, &info, &size) < 0 || info.key_size != sizeof(struct flow_key) ||
+	    info.value_size != sizeof(uint32_t)) {
+		close(fd);
+		return NULL;
+	}
+	marks = calloc(1, sizeof(*marks));
+	if (!marks) {
+		close(fd);
+		return NULL;
+	}
+	marks->fd = fd;
+	return marks;
+}
+
+int marker_marks_read(struct marker_marks *marks, struct marker_mark *out, uint32_t max)
+{
+	uint32_t count = max < MARKER_CHANGES_MAX ? max : MARKER_CHANGES_MAX;
+	int r;
+
+	if (marks->ended)
+		return 0;
+	r = bpf_map_lookup_batch(marks->fd, marks->begun ? &marks->position : NULL, &marks->position,
+				 marks->keys, marks->labels, &count, NULL);
+	if (r < 0 && r != -ENOENT)
+		return r;
+	marks->begun = true;
+	marks->ended = r == -ENOENT;
+	for (uint32_t i = 0; i < count; i++)
+		out[i] = (struct marker_mark){.key = marks->keys[i], .label = marks->labels[i]};
+	return (int)count;
+}
+
+void marker_marks_close(struct marker_marks *marks)
+{
+	if (!marks)
+		return;
+	close(marks->fd);
+	free(marks);
+}
