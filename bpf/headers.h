@@ -35,6 +35,11 @@ struct headers_ipv6 {
 	__u8 hop_limit;
 };
 
+struct headers_addresses {
+	__u32 src[4];
+	__u32 dst[4];
+};
+
 struct headers_extension {
 	__u8 next;
 	__u8 length;
@@ -44,6 +49,13 @@ struct headers_extension {
 struct headers_ports {
 	__u16 source;
 	__u16 destination;
+};
+
+/* What nearly all packets begin with: no tags, no extension headers. */
+struct headers_plain {
+	struct headers_ipv6 ip;
+	struct headers_addresses addresses;
+	struct headers_ports ports;
 };
 
 /* Where things are. Offsets from the first octet. */
@@ -98,6 +110,25 @@ static __always_inline int headers_find_ipv6(struct __sk_buff *skb, __u32 link, 
 	}
 	*network = offset;
 	return 0;
+}
+
+/*
+ * The headers of TCP or UDP right behind the fixed IPv6 header, when that is what is there and it is
+ * in the linear part of the packet. NULL: find out step by step.
+ */
+static __always_inline const struct headers_plain *headers_find_plain(struct __sk_buff *skb, __u32 link)
+{
+	const void *data = (const void *)(long)skb->data;
+	const struct headers_plain *plain = data + link;
+
+	if ((const void *)(plain + 1) > (const void *)(long)skb->data_end)
+		return NULL;
+	if (link == HEADERS_ETHERNET && *((const __u16 *)plain - 1) != bpf_htons(0x86DD))
+		return NULL;
+	if ((*(const __u8 *)plain & 0xF0) != 0x60 ||
+	    (plain->ip.next != FLOW_TCP && plain->ip.next != FLOW_UDP))
+		return NULL;
+	return plain;
 }
 
 /* Octets of an extension header, or 0 when `protocol` is none that is walked. */

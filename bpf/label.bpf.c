@@ -7,6 +7,7 @@
  * flow before they are cut (GSO, BIG TCP), so one label here is the label of all of them.
  */
 #include "headers.h"
+#include "marker_filter.h"
 
 #define TC_ACT_UNSPEC (-1) /* also TCX_NEXT */
 
@@ -27,10 +28,14 @@ struct {
 	__type(value, __u64);
 } packets SEC(".maps");
 
-/* Local ports that a marked flow has, a bit each: nearly every other packet is passed on
- * without a look into the hash. A bit is set before the flow's mark is there and cleared
- * after it is gone. */
+/*
+ * What stands in front of the hash, so that nearly every packet of no marked flow is passed on
+ * without a look into it: local ports that a marked flow has, a bit each, and then the flows
+ * themselves (marker_filter.h). A bit is set before the flow's mark is there and cleared after it
+ * is gone.
+ */
 __u64 local_ports[65536 / 64];
+__u64 flow_filter[MARKER_FILTER_BITS / 64];
 
 /* The daemon's alone: how much of `packets` it has brought to account. Here it outlives the daemon. */
 __u64 counted[MARKER_PACKET_KINDS];
@@ -54,17 +59,50 @@ static __always_inline bool port_has_flow(__u16 port)
 	return local_ports[index & 1023] >> (port % 64) & 1;
 }
 
-static __always_inline bool copy_addresses(struct __sk_buff *skb, __u32 offset, struct flow_key *key)
+static __always_inline bool filter_has_flow(const struct flow_key *key)
 {
-	const __u32 *at = (const void *)(long)skb->data + offset;
+	__u32 number = marker_filter_bit(key->dst.word, key->src_port, key->dst_port);
+	__u32 index = number / 64;
 
-	if ((const void *)(at + 8) > (const void *)(long)skb->data_end)
-		return bpf_skb_load_bytes(skb, offset, key, 2 * sizeof(struct flow_address)) == 0;
+	asm volatile("" : "+r"(index));
+	return flow_filter[index & (MARKER_FILTER_BITS / 64 - 1)] >> (number % 64) & 1;
+}
+
+/* Padding behind a short packet is not its ports, which are `before` octets into the payload. Payload
+ * length 0 is a jumbogram's. */
+static __always_inline bool ports_in_payload(__u32 before, __u16 payload_length)
+{
+	return payload_length == 0 || before + sizeof(struct headers_ports) <= bpf_ntohs(payload_length);
+}
+
+static __always_inline void copy_addresses(struct flow_key *key, const struct headers_addresses *from)
+{
 	for (int i = 0; i < 4; i++) {
-		key->src.word[i] = at[i];
-		key->dst.word[i] = at[4 + i];
+		key->src.word[i] = from->src[i];
+		key->dst.word[i] = from->dst[i];
 	}
-	return true;
+}
+
+/* A packet from a port that some marked flow has: is it of such a flow? `word` is the first one of
+ * its IPv6 header, at octet `network`. */
+static __always_inline int label_key(struct __sk_buff *skb, __u32 network, __u32 word,
+				     const struct flow_key *key)
+{
+	const __u32 *mark;
+
+	if (!filter_has_flow(key))
+		return count(MARKER_MISSED);
+	mark = bpf_map_lookup_elem(&marks, key);
+	if (!mark)
+		return count(MARKER_MISSED);
+
+	/* Version and traffic class (DSCP, ECN) share the word with the label: they stay. */
+	word = (word & bpf_htonl(0xFFF00000)) | bpf_htonl(*mark & 0xFFFFF);
+	/* A direct write would cost every packet of the host: the kernel then puts a check for
+	 * cloned packets in front of the program, which also drops the packet when it is out of memory. */
+	if (bpf_skb_store_bytes(skb, network, &word, sizeof(word), BPF_F_RECOMPUTE_CSUM))
+		return count(MARKER_WRITE);
+	return count(MARKER_MARKED);
 }
 
 /*
@@ -81,9 +119,10 @@ __attribute__((noinline)) int label_flow(struct __sk_buff *skb, __u32 network, _
 	struct flow_key key = {.protocol = protocol, .family = 6};
 	struct headers_ipv6 ip_copy;
 	struct headers_ports ports_copy;
+	struct headers_addresses addresses_copy;
+	const struct headers_addresses *addresses;
 	const struct headers_ports *ports;
 	const struct headers_ipv6 *ip;
-	const __u32 *mark;
 	__u32 word;
 
 	network &= OFFSET_MASK;
@@ -96,24 +135,14 @@ __attribute__((noinline)) int label_flow(struct __sk_buff *skb, __u32 network, _
 	if (!port_has_flow(key.src_port))
 		return count(MARKER_MISSED);
 	ip = headers_at(skb, network, sizeof(*ip), &ip_copy);
-	/* Padding behind a short packet is not its ports. Payload length 0 is a jumbogram's. */
-	if (!ip || (ip->payload_length != 0 &&
-		    transport + sizeof(*ports) > network + HEADERS_IPV6_SIZE + bpf_ntohs(ip->payload_length)))
+	if (!ip || !ports_in_payload(transport - network - HEADERS_IPV6_SIZE, ip->payload_length))
 		return count(MARKER_TRUNCATED);
 	word = ip->version_class_label;
-	if (!copy_addresses(skb, network + sizeof(*ip), &key))
+	addresses = headers_at(skb, network + sizeof(*ip), sizeof(*addresses), &addresses_copy);
+	if (!addresses)
 		return count(MARKER_TRUNCATED);
-	mark = bpf_map_lookup_elem(&marks, &key);
-	if (!mark)
-		return count(MARKER_MISSED);
-
-	/* Version and traffic class (DSCP, ECN) share the word with the label: they stay. */
-	word = (word & bpf_htonl(0xFFF00000)) | bpf_htonl(*mark & 0xFFFFF);
-	/* A direct write would cost every packet of the host: the kernel then puts a check for
-	 * cloned packets in front of the program. */
-	if (bpf_skb_store_bytes(skb, network, &word, sizeof(word), BPF_F_RECOMPUTE_CSUM))
-		return count(MARKER_WRITE);
-	return count(MARKER_MARKED);
+	copy_addresses(&key, addresses);
+	return label_key(skb, network, word, &key);
 }
 
 /* From the IPv6 header on, whatever is behind it. */
@@ -127,24 +156,36 @@ __attribute__((noinline)) int label_packet(struct __sk_buff *skb, __u32 network)
 	return label_flow(skb, h.network, h.transport, h.protocol);
 }
 
+/* Of nearly every packet: no tag, TCP or UDP right behind the IPv6 header, all in place. */
+static __always_inline int label_plain(struct __sk_buff *skb, __u32 network,
+				       const struct headers_plain *plain)
+{
+	struct flow_key key;
+
+	/* Most come from a port that no marked flow has. */
+	key.src_port = bpf_ntohs(plain->ports.source);
+	if (!port_has_flow(key.src_port))
+		return count(MARKER_MISSED);
+	if (!ports_in_payload(0, plain->ip.payload_length))
+		return count(MARKER_TRUNCATED);
+	copy_addresses(&key, &plain->addresses);
+	key.dst_port = bpf_ntohs(plain->ports.destination);
+	key.protocol = plain->ip.next;
+	key.family = 6;
+	key.zero = 0;
+	return label_key(skb, network, plain->ip.version_class_label, &key);
+}
+
 static __always_inline int label(struct __sk_buff *skb, __u32 link)
 {
-	const struct headers_ipv6 *ip = (const void *)(long)skb->data + link;
-	const struct headers_ports *ports = (const void *)ip + HEADERS_IPV6_SIZE;
+	const struct headers_plain *plain = headers_find_plain(skb, link);
 	__u32 network;
-	int reason = headers_find_ipv6(skb, link, &network);
+	int reason;
 
-	if (reason)
-		return count(reason);
-	/* Nearly every packet: no tag, TCP or UDP right behind the IPv6 header, all in place. Most
-	 * come from a port that no marked flow has. */
-	if (network == link && (const void *)(ports + 1) <= (const void *)(long)skb->data_end &&
-	    (*(const __u8 *)ip & 0xF0) == 0x60 && (ip->next == FLOW_TCP || ip->next == FLOW_UDP)) {
-		if (!port_has_flow(bpf_ntohs(ports->source)))
-			return count(MARKER_MISSED);
-		return label_flow(skb, link, link + HEADERS_IPV6_SIZE, ip->next);
-	}
-	return label_packet(skb, network);
+	if (plain)
+		return label_plain(skb, link, plain);
+	reason = headers_find_ipv6(skb, link, &network);
+	return reason ? count(reason) : label_packet(skb, network);
 }
 
 SEC("tc")

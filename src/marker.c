@@ -16,6 +16,7 @@
 
 #include "label.skel.h"
 #include "log.h"
+#include "marker_filter.h"
 #include "marker_internal.h"
 
 _Static_assert(sizeof(((struct marker_counts *)0)->packets) == MARKER_PACKET_KINDS * sizeof(uint64_t),
@@ -23,6 +24,8 @@ _Static_assert(sizeof(((struct marker_counts *)0)->packets) == MARKER_PACKET_KIN
 _Static_assert(sizeof(((struct marker_counts *)0)->refused) == MARKER_REFUSALS * sizeof(uint64_t),
 	       "a counter for every enum marker_refusal");
 _Static_assert(sizeof(((struct label_bpf__bss *)0)->local_ports) * 8 == 65536, "a bit for every port");
+_Static_assert(sizeof(((struct label_bpf__bss *)0)->flow_filter) * 8 == MARKER_FILTER_BITS,
+	       "a bit for every hash");
 
 /* libbpf's messages are details of errors that we report by ourselves. */
 static int print_libbpf(enum libbpf_print_level level, const char *format, va_list args)
@@ -58,7 +61,8 @@ static int load(struct marker *m, uint32_t marks_max)
 	if (r < 0)
 		return r;
 	r = marker_table_open(&m->table, bpf_map__fd(m->skeleton->maps.marks),
-			      (uint64_t *)m->skeleton->bss->local_ports);
+			      (uint64_t *)m->skeleton->bss->local_ports,
+			      (uint64_t *)m->skeleton->bss->flow_filter);
 	return r == 0 && m->reused ? marker_table_adopt(&m->table) : r;
 }
 

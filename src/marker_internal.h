@@ -27,7 +27,9 @@ enum {
 struct marker_table {
 	int fd;		       /* of the BPF hash; borrowed from the skeleton */
 	uint64_t *local_ports; /* the program's bitmap; borrowed, mapped */
+	uint64_t *flow_filter; /* likewise: by marker_filter_bit() */
 	uint32_t *port_flows;  /* marked flows of each local port: 65,536 */
+	uint32_t *bit_flows;   /* marked flows of each bit of the filter */
 	uint32_t *slot;	       /* each slot of the flow table: print of its key that is in the hash, or 0 */
 	uint32_t slots;	       /* allocated; grows */
 	uint32_t changes;      /* queued */
@@ -71,7 +73,7 @@ struct marker {
 	struct marker_table table;
 };
 
-int marker_table_open(struct marker_table *t, int fd, uint64_t *local_ports);
+int marker_table_open(struct marker_table *t, int fd, uint64_t *local_ports, uint64_t *flow_filter);
 void marker_table_close(struct marker_table *t);
 
 /* The marks of a process before this one (marker_stale.c). */

@@ -10,19 +10,23 @@
 #include <string.h>
 
 #include "log.h"
+#include "marker_filter.h"
 #include "marker_internal.h"
 
-int marker_table_open(struct marker_table *t, int fd, uint64_t *local_ports)
+int marker_table_open(struct marker_table *t, int fd, uint64_t *local_ports, uint64_t *flow_filter)
 {
 	t->fd = fd;
 	t->local_ports = local_ports;
+	t->flow_filter = flow_filter;
 	t->port_flows = calloc(65536, sizeof(*t->port_flows));
-	return t->port_flows ? 0 : -ENOMEM;
+	t->bit_flows = calloc(MARKER_FILTER_BITS, sizeof(*t->bit_flows));
+	return t->port_flows && t->bit_flows ? 0 : -ENOMEM;
 }
 
 void marker_table_close(struct marker_table *t)
 {
 	free(t->port_flows);
+	free(t->bit_flows);
 	free(t->slot);
 	marker_stale_free(t->stale);
 }
@@ -69,17 +73,35 @@ static int slot_set(struct marker_table *t, uint32_t slot, const struct flow_key
 	return 0;
 }
 
-/* The set of ports is read by the program on other CPUs. */
-static void port_add(struct marker_table *t, uint16_t port)
+/* The sets of ports and flows are read by the program on other CPUs. */
+static void bit_set(uint64_t *set, uint32_t number)
 {
-	if (t->port_flows[port]++ == 0)
-		__atomic_fetch_or(&t->local_ports[port / 64], 1ULL << (port % 64), __ATOMIC_RELEASE);
+	__atomic_fetch_or(&set[number / 64], 1ULL << (number % 64), __ATOMIC_RELEASE);
 }
 
-static void port_remove(struct marker_table *t, uint16_t port)
+static void bit_clear(uint64_t *set, uint32_t number)
 {
-	if (--t->port_flows[port] == 0)
-		__atomic_fetch_and(&t->local_ports[port / 64], ~(1ULL << (port % 64)), __ATOMIC_RELEASE);
+	__atomic_fetch_and(&set[number / 64], ~(1ULL << (number % 64)), __ATOMIC_RELEASE);
+}
+
+static void sets_add(struct marker_table *t, const struct flow_key *key)
+{
+	uint32_t number = marker_filter_bit(key->dst.word, key->src_port, key->dst_port);
+
+	if (t->bit_flows[number]++ == 0)
+		bit_set(t->flow_filter, number);
+	if (t->port_flows[key->src_port]++ == 0)
+		bit_set(t->local_ports, key->src_port);
+}
+
+static void sets_remove(struct marker_table *t, const struct flow_key *key)
+{
+	uint32_t number = marker_filter_bit(key->dst.word, key->src_port, key->dst_port);
+
+	if (--t->port_flows[key->src_port] == 0)
+		bit_clear(t->local_ports, key->src_port);
+	if (--t->bit_flows[number] == 0)
+		bit_clear(t->flow_filter, number);
 }
 
 /* -- queue -------------------------------------------------------------------------- */
@@ -135,7 +157,7 @@ static void claim(struct marker_table *t, const struct flow_event *e)
 {
 	if (!marker_stale_take(t->stale, &e->key, e->label) || slot_set(t, (uint32_t)e->slot, &e->key) < 0)
 		return;
-	port_add(t, e->key.src_port);
+	sets_add(t, &e->key);
 	t->counts.open++;
 }
 
@@ -201,13 +223,13 @@ static void change_failed(struct marker_table *t, const struct marker_change *c,
 	if (c->was_marked)
 		return;
 	t->slot[c->slot] = 0;
-	port_remove(t, c->key.src_port);
+	sets_remove(t, &c->key);
 }
 
 /* A mark is not in the hash any more. */
 static void remove_done(struct marker_table *t, const struct marker_change *c)
 {
-	port_remove(t, c->key.src_port);
+	sets_remove(t, &c->key);
 	t->counts.removed++;
 	t->counts.open--;
 }
@@ -275,7 +297,7 @@ static uint32_t collect(struct marker_table *t, bool marked, uint16_t *number)
 		if (c->marked != marked || (!marked && !c->was_marked))
 			continue;
 		if (marked && !c->was_marked)
-			port_add(t, c->key.src_port);
+			sets_add(t, &c->key);
 		t->keys[count] = c->key;
 		t->labels[count] = c->label;
 		number[count++] = (uint16_t)i;
@@ -290,6 +312,19 @@ int marker_table_adopt(struct marker_table *t)
 	return marker_stale_read(&t->stale, t->fd);
 }
 
+/* Clear the bits that only those marks had. */
+static void set_trim(uint64_t *set, const uint32_t *flows, uint32_t bits)
+{
+	for (uint32_t word = 0; word < bits / 64; word++) {
+		for (uint64_t left = set[word]; left; left &= left - 1) {
+			uint32_t number = word * 64 + (uint32_t)__builtin_ctzll(left);
+
+			if (flows[number] == 0)
+				bit_clear(set, number);
+		}
+	}
+}
+
 void marker_table_settle(struct marker_table *t)
 {
 	if (!t->stale)
@@ -297,12 +332,8 @@ void marker_table_settle(struct marker_table *t)
 	t->counts.removed += marker_stale_remove(t->stale, t->fd);
 	marker_stale_free(t->stale);
 	t->stale = NULL;
-	/* The bits of ports that only those had. */
-	for (uint32_t port = 0; port < 65536; port++) {
-		if (t->port_flows[port] == 0)
-			__atomic_fetch_and(&t->local_ports[port / 64], ~(1ULL << (port % 64)),
-					   __ATOMIC_RELEASE);
-	}
+	set_trim(t->local_ports, t->port_flows, 65536);
+	set_trim(t->flow_filter, t->bit_flows, MARKER_FILTER_BITS);
 }
 
 void marker_flush(struct marker *m)

@@ -101,7 +101,7 @@ local function cases()
   return {
     { "hit", packet_of(SERVER_PORT, dst, dst_port) },
     { "miss, unused port", packet_of(OTHER_PORT, dst, dst_port), 0.5 },
-    { "miss, port in use", packet_of(SERVER_PORT, dst, 9) },
+    { "miss, port in use", packet_of(SERVER_PORT, dst, 9), 0.5 },
   }
 end
 

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Which flows are marked, after batches of events. What the program does with packets is in spec/bpf.
 local api = require("flowd.api")
+local bpf = require("spec.support.bpf")
 local ffi = require("ffi")
 local marking = require("spec.support.marking")
 local packets = require("spec.support.packets")
@@ -134,6 +135,36 @@ describe("marks", function()
     assert.are.equal(0x20004, label_of(m, 5000, { protocol = "udp" }))
     m:events({ { state = "end", slot = 2, protocol = "udp", known = true, decided = true } })
     assert.are.equal(0, label_of(m, 5000, { protocol = "udp" }))
+  end)
+
+  -- Thousands on one port: some of them share a bit of the filter in front of the hash.
+  it("stay when a flow ends that shares their bit of the filter", function()
+    local count = 20000
+    local big, sets = bpf.with_bss(function() return marking.open(count) end)
+    local function peer(i) return ("2001:db8:%x::%x"):format(i * 40503 % 65536, i % 7) end
+    local function each(from, step, fields)
+      for first = from, count, 500 * step do
+        local list = {}
+        for i = first, math.min(first + 499 * step, count), step do
+          list[#list + 1] = { slot = i - 1, dst = peer(i), dst_port = i, label = i, state = fields.state,
+            known = fields.known, decided = fields.known }
+        end
+        big:events(list)
+      end
+    end
+    local ended = { state = "end", known = true }
+    assert.are.equal(0, sets:bits())
+    each(1, 1, {})
+    -- One is the port's.
+    local bits = sets:bits() - 1
+    assert.is_true(bits < count, "no two flows share a bit")
+    assert.is_true(bits > 0.99 * count, "only " .. bits .. " bits for " .. count .. " flows")
+    each(1, 2, ended)
+    for i = 1, count do assert.are.equal(i % 2 == 0 and i or 0, label_of(big, 5000, { dst = peer(i), dst_port = i })) end
+    each(2, 2, ended)
+    assert.are.equal(0, sets:bits())
+    assert.are.equal(count, big:counts().removed)
+    big:close()
   end)
 
   it("may sit on every port", function()

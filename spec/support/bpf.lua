@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- Other people's BPF programs, for tests beside which the marker must live: bpf(2) by hand, so that
 --- nothing of the code under test is used.
+local bit = require("bit")
 local ffi = require("ffi")
 local process = require("spec.support.process")
 
@@ -103,6 +104,57 @@ function bpf.egress_programs(device)
     C.close(fd)
   end
   return list
+end
+
+-- -- maps of this process --------------------------------------------------------------
+
+local BSS_MAX = 1048576
+
+local Bss = {}
+Bss.__index = Bss
+
+-- Descriptors of maps by the maps' ids.
+local function own_maps()
+  local fds = {}
+  for fd = 0, 255 do
+    local info = io.open("/proc/self/fdinfo/" .. fd)
+    local id = info and info:read("*a"):match("map_id:%s*(%d+)")
+    if info then info:close() end
+    if id then fds[tonumber(id)] = fd end
+  end
+  return fds
+end
+
+--- Run `fn`, which loads programs; returns its result and the memory of theirs that begins as zero.
+---@param fn function
+function bpf.with_bss(fn)
+  local before = own_maps()
+  local result = fn()
+  for id, fd in pairs(own_maps()) do
+    local info = ffi.new("struct { uint32_t type, id, key_size, value_size, max_entries, flags; char name[16], spare[64]; }")
+    assert(call(INFO_BY_FD, ffi.new("struct lab_bpf_info", fd, ffi.sizeof(info), info)))
+    if not before[id] and ffi.string(info.name):find("%.bss$") then
+      assert(info.value_size <= BSS_MAX)
+      return result, setmetatable({ fd = fd, size = info.value_size }, Bss)
+    end
+  end
+  error("no .bss among the new maps", 2)
+end
+
+--- How many bits of it are set. Only while the programs are loaded.
+---@return integer
+function Bss:bits()
+  local key, value = ffi.new("uint32_t[1]"), ffi.new("uint32_t[?]", BSS_MAX / 4)
+  assert(call(MAP_LOOKUP, ffi.new("struct lab_bpf_lookup", self.fd, 0, key, value)))
+  local bits = 0
+  for i = 0, self.size / 4 - 1 do
+    local word = value[i]
+    while word ~= 0 do
+      word = bit.band(word, word - 1)
+      bits = bits + 1
+    end
+  end
+  return bits
 end
 
 --- Can programs be attached by TCX here?
