@@ -9,9 +9,7 @@
 ---     assert.equal(0, d:stop().code)
 local ffi = require("ffi")
 local bit = require("bit")
-local api = require("flowd.api")
 local cleanup = require("spec.support.cleanup")
-local pins = require("flowd.pins")
 local process = require("spec.support.process")
 local temp = require("spec.support.temp")
 
@@ -102,12 +100,11 @@ function daemon.start(options)
     namespace = options.namespace, cwd = options.cwd, env = options.env, name = "flowd-lua" }
   for _, word in ipairs(options.args or {}) do command[#command + 1] = word end
   -- What it pins outlives it when it is killed: called after its end.
-  local pinned = pins.directory(dir .. "/run")
   cleanup.add(function()
-    local function clean() api.marker_pins_clean(pinned) end
-    if options.namespace then options.namespace:enter(clean) else clean() end
+    process.run({ daemon.binary(), "--conf", conf, "--log-level", "error", "marker", "clean", "--force",
+      namespace = options.namespace })
   end)
-  local self = setmetatable({ child = process.start(command), pins = pinned, dir = dir, conf = conf, pipe = dir .. "/run/np",
+  local self = setmetatable({ child = process.start(command), dir = dir, conf = conf, pipe = dir .. "/run/np",
     runtime_dir = dir .. "/run", namespace = options.namespace }, meta)
   self.pid = self.child.pid
   if options.ready ~= false then self.child:expect("is ready: [^\n]*", options.seconds or 10) end

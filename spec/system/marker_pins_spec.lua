@@ -7,6 +7,7 @@ local cleanup = require("spec.support.cleanup")
 local daemon = require("spec.support.daemon")
 local marking = require("spec.support.marking")
 local netns = require("spec.support.netns")
+local pins = require("flowd.pins")
 local process = require("spec.support.process")
 local temp = require("spec.support.temp")
 local traffic = require("spec.support.traffic")
@@ -33,9 +34,11 @@ end
 
 local function start(a, method, more)
   more = more or {}
-  return daemon.start({ namespace = a, dir = more.dir, log_level = more.log_level, config = {
+  local d = daemon.start({ namespace = a, dir = more.dir, config = {
     max_flows = more.max_flows, on_stop = more.on_stop,
     backends = { marker = { interfaces = more.interfaces or { "eth0" }, method = method } } } })
+  d.pins = pins.directory(d.runtime_dir)
+  return d
 end
 
 local function line(state, a, b, src_port, dst_port, experiment)
