@@ -5,6 +5,8 @@
  *   probe FIFO ROUNDS   a UDP stream on ::1 (one packet under way at a time); each round writes
  *                       the flow's start line, waits for a labelled packet, writes the end
  *                       line, waits for one without. Prints each round's nanoseconds.
+ *   probe - ROUNDS      the baseline: the same with a bare reader of a pipe, which notes that it
+ *                       was woken, in place of the daemon.
  *   probe FIFO          writes the start line into the FIFO, prints "armed", and when the first
  *                       labelled packet came, CLOCK_MONOTONIC in nanoseconds. The FIFO may have
  *                       no reader yet.
@@ -15,10 +17,13 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -93,6 +98,40 @@ static void write_line(int fd, const char *state)
 		err(1, "write");
 }
 
+/* The daemon is asleep, at no fixed phase of anything. */
+static void let_it_sleep(void)
+{
+	usleep((useconds_t)(500 + random() % 2000));
+}
+
+static void measure_bare_reader(int out, int in, int rounds)
+{
+	volatile int *woken = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int ends[2];
+
+	if (woken == MAP_FAILED || pipe(ends) != 0)
+		err(1, "pipe");
+	if (fork() == 0) {
+		char octet;
+
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		while (read(ends[0], &octet, 1) == 1)
+			*woken += 1;
+		_exit(0);
+	}
+	for (int i = 1; i <= rounds; i++) {
+		uint64_t written;
+
+		let_it_sleep();
+		written = now_ns();
+		if (write(ends[1], "x", 1) != 1)
+			err(1, "write");
+		while (*woken != i)
+			labelled(out, in);
+		printf("%" PRIu64 "\n", now_ns() - written);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	int out = open_socket(SOURCE_PORT, PORT), in = open_socket(PORT, SOURCE_PORT);
@@ -100,6 +139,11 @@ int main(int argc, char **argv)
 
 	if (argc < 2)
 		errx(2, "usage: probe FIFO [ROUNDS]");
+	srandom(1);
+	if (strcmp(argv[1], "-") == 0) {
+		measure_bare_reader(out, in, rounds);
+		return 0;
+	}
 	/* O_RDWR: opens at once, and keeps the line until there is a reader. */
 	fifo = open(argv[1], rounds ? O_WRONLY : O_RDWR);
 	if (fifo < 0)
@@ -111,12 +155,10 @@ int main(int argc, char **argv)
 		printf("%" PRIu64 "\n", wait_until(out, in, true));
 		return 0;
 	}
-	srandom(1);
 	for (int i = 0; i < rounds; i++) {
 		uint64_t written, seen;
 
-		/* The daemon has gone to sleep, at no fixed phase of anything. */
-		usleep((useconds_t)(500 + random() % 2000));
+		let_it_sleep();
 		written = now_ns();
 		write_line(fifo, "start");
 		seen = wait_until(out, in, true);
