@@ -53,6 +53,7 @@ counters.help = {
   flowd_marker_refused_total = "Marks that could not be set, changed or removed, by reason.",
   flowd_marker_removed_total = "Marks that were removed.",
   flowd_modules_failed = "Plugins and backends that are configured and did not start.",
+  flowd_reloads_total = "Times the configuration was loaded again on SIGHUP, by result: ok, or refused for an error.",
   flowd_resolver_failures_total = "Look-ups of a collector's name that gave no address.",
   flowd_rule_errors_total = "Events on which a rule failed: they went on as if it had not matched.",
   flowd_rule_hits_total = "Events on which a rule acted.",

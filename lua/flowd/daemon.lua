@@ -12,6 +12,7 @@ local flow_log = require("flowd.flow_log")
 local flow_line = require("flowd.flow_line")
 local pipeline = require("flowd.pipeline")
 local plugins = require("flowd.plugins")
+local reload = require("flowd.reload")
 local rules = require("flowd.rules")
 local snapshot = require("flowd.snapshot")
 local stats = require("flowd.stats")
@@ -108,6 +109,7 @@ end
 function Daemon:keep_configuration()
   local sources = self.config.sources
   sources.off = self.off
+  for _, name in ipairs(reload.at_start) do sources.fixed[name] = self.values[name] end
   snapshot.offer(sources)
   local count = 0
   for _ in pairs(self.off) do count = count + 1 end
@@ -146,44 +148,84 @@ function Daemon:start_instance(kind, name, route_bit)
     self.instances[#self.instances + 1] = { kind = what, name = name, instance = instance }
     return instance
   end
-  if section.required and not why then refuse("%s '%s' is required and did not start: %s", what, name, message) end
+  if section.required and not why and not self.started then refuse("%s '%s' is required and did not start: %s", what, name, message) end
   log.error("%s '%s' did not start: %s", what, name, message)
   self.failed[#self.failed + 1] = { kind = what, name = name, message = message }
   counters.get("flowd_modules_failed", { kind = what, name = name }).value = 1
   return nil
 end
 
-function Daemon:start_backends()
-  self.backends = {}
-  self.bits = {}
-  for _, name in ipairs(sorted_names(self.values.backends)) do
+-- Bits of the backends of a configuration, by name; nil and what is wrong.
+function Daemon:backend_bits(config)
+  local bits = {}
+  for _, name in ipairs(sorted_names(config.values.backends)) do
     -- The state file keeps the bits: routes of flows that were open before mean the same.
     local position = api.state_backend_bit(self.state, name)
     if position < 0 then
-      refuse("backends: '%s' is one too many: a state file knows at most %d names of backends", name,
+      return nil, ("backends: '%s' is one too many: a state file knows at most %d names of backends"):format(name,
         ffi.C.FLOW_BACKENDS_MAX)
     end
-    local route_bit = bit.lshift(1, position)
     -- A rule may name a backend that failed: its events are then simply nobody's.
-    self.bits[name] = route_bit
-    local instance = self:start_instance("backends", name, route_bit)
+    bits[name] = bit.lshift(1, position)
+  end
+  return bits
+end
+
+-- running: instances by name that are kept.
+function Daemon:start_backends(bits, running)
+  self.backends, self.bits = {}, bits
+  for _, name in ipairs(sorted_names(self.values.backends)) do
+    local instance = running[name] or self:start_instance("backends", name, bits[name])
     if instance then
-      self.backends[#self.backends + 1] = { name = name, bit = route_bit, instance = instance }
+      self.backends[#self.backends + 1] = { name = name, bit = bits[name], instance = instance }
     end
   end
 end
 
-function Daemon:start_plugins()
-  for _, name in ipairs(sorted_names(self.values.plugins)) do self:start_instance("plugins", name) end
+function Daemon:start_plugins(running)
+  for _, name in ipairs(sorted_names(self.values.plugins)) do
+    if not running[name] then self:start_instance("plugins", name) end
+  end
 end
 
--- Flows that were open before this process: backends that keep something for them set it up again.
-function Daemon:adopt_flows()
+function Daemon:compile_rules(config, bits)
+  return rules.compile(config.rules, {
+    note = self.note, registry = config.registry, backends = bits, plugins = config.values.plugins,
+    source_id = function(name) return api.state_name_id(self.state, name) end,
+    source_name = function(id)
+      local name = api.state_name(self.state, id)
+      return name ~= nil and ffi.string(name) or nil
+    end,
+  })
+end
+
+-- From now on events go this way.
+function Daemon:use_chain(chain)
+  for _, rule in ipairs(chain.rules) do
+    if self.off["rule " .. rule.name] then chain:switch(rule, false) end
+  end
+  self.pipeline = pipeline.new({
+    table = self.table, batch = self.batch, chain = chain, backends = self.backends,
+    observe = flow_log.new(self.registry, self.bits),
+  })
+end
+
+-- A configuration's values and names, for everything that is made from now on and for what goes on.
+function Daemon:use(config)
+  self.config, self.values, self.registry = config, config.values, config.registry
+  flow_line.use_registry(self.registry)
+  self.put_event, self.flush_emitted = emit.inbox(self.registry, self.run_batch)
+  for _, entry in ipairs(self.instances) do entry.instance.ctx.registry = self.registry end
+end
+
+-- Flows that were open before: backends that keep something for them set it up again, those excepted
+-- that ran all the time.
+function Daemon:adopt_flows(running)
   local from = 0
   while from ~= ffi.C.FLOW_SLOT_NONE do
     from = api.flow_table_list(self.table, from, self.batch)
     for _, backend in ipairs(self.backends) do
-      if self.batch.count > 0 and backend.instance.adopt then
+      if self.batch.count > 0 and backend.instance.adopt and not running[backend.name] then
         watch.call("backend", backend.name, function()
           backend.instance:adopt(self.batch.event, self.batch.count)
           if backend.instance.flush then backend.instance:flush() end
@@ -193,7 +235,9 @@ function Daemon:adopt_flows()
   end
   self.batch.count = 0
   for _, backend in ipairs(self.backends) do
-    if backend.instance.adopt_end then backend.instance:adopt_end() end
+    if backend.instance.adopt_end and not running[backend.name] then
+      watch.call("backend", backend.name, backend.instance.adopt_end, backend.instance)
+    end
   end
 end
 
@@ -202,31 +246,20 @@ function Daemon:build()
   self:prepare_directories()
   self:open_state()
   self:write_pid_file()
-  self.registry = config.registry
-  flow_line.use_registry(self.registry)
   self.batch = ffi.new("struct flow_batch")
   self.run_batch = function(batch) return self.pipeline:run(batch) end
-  self.put, self.flush_emitted = emit.inbox(self.registry, self.run_batch)
+  self.put = function(source_id, event) return self.put_event(source_id, event) end
+  self:use(config)
+  local bits, message = self:backend_bits(config)
+  if not bits then refuse("%s", message) end
   -- Backends first: a plugin may deliver events from the moment it starts.
-  self:start_backends()
-  local chain, problems = rules.compile(config.rules, {
-    note = self.note, registry = self.registry, backends = self.bits, plugins = self.values.plugins,
-    source_id = function(name) return api.state_name_id(self.state, name) end,
-    source_name = function(id)
-      local name = api.state_name(self.state, id)
-      return name ~= nil and ffi.string(name) or nil
-    end,
-  })
+  self:start_backends(bits, {})
+  local chain, problems = self:compile_rules(config, bits)
   if not chain then refuse("%s", table.concat(problems, "; ")) end
-  for _, rule in ipairs(chain.rules) do
-    if self.off["rule " .. rule.name] then chain:switch(rule, false) end
-  end
-  self.pipeline = pipeline.new({
-    table = self.table, batch = self.batch, chain = chain, backends = self.backends,
-    observe = flow_log.new(self.registry, self.bits),
-  })
-  self:adopt_flows()
-  self:start_plugins()
+  self:use_chain(chain)
+  self:adopt_flows({})
+  self:start_plugins({})
+  self.started = true
   local unclaimed = api.handover_close_rest()
   if unclaimed > 0 then log.warn("%d descriptors of the process before this one were not needed any more", unclaimed) end
 end
@@ -254,6 +287,13 @@ function Daemon:upgrade()
   if not handle then log.error("SIGUSR2: this process goes on: %s", message) end
 end
 
+--- Take the configuration that stands in the files now.
+function Daemon:reload()
+  notify(("RELOADING=1\nMONOTONIC_USEC=%d\nSTATUS=reloading"):format(tonumber(api.clock_monotonic_ns() / 1000)))
+  local ok = reload.run(self)
+  notify("READY=1\nSTATUS=" .. (ok and "running" or "running; the last reload was refused"))
+end
+
 function Daemon:watch_signals()
   local function stop(name)
     return function()
@@ -268,7 +308,7 @@ function Daemon:watch_signals()
       for _, line in ipairs(stats.lines(self.state)) do log.info("%s", line) end
     end),
     loop.signal(SIGUSR2, function() self:upgrade() end),
-    loop.signal(SIGHUP, function() log.warn("SIGHUP: reloading is not supported: restart to apply a new configuration") end),
+    loop.signal(SIGHUP, function() self:reload() end),
   }
 end
 
@@ -350,6 +390,11 @@ function daemon.run(config, kept)
   local self = setmetatable({
     config = config, kept = kept, values = config.values, instances = {}, failed = {},
   }, Daemon)
+  -- Values of the first start, whatever a reload said since.
+  for name, value in pairs(kept and kept.fixed or {}) do
+    if type(config.values[name]) == "number" then value = tonumber(value) end
+    config.values[name] = value
+  end
   local ok, message = xpcall(self.build, function(err)
     if type(err) == "table" and err.refusal then return err.refusal end
     return debug.traceback(tostring(err), 2)

@@ -160,7 +160,18 @@ get fireflies.]])
 stop_deadline.]])
   page:macro("It Dv SIGUSR1")
   page:text("Log every counter.")
+  page:macro("It Dv SIGHUP")
+  page:text([[Load the configuration and its files again. When anything is wrong with them, every error is logged with its file
+and line and nothing changes. Otherwise rules are exchanged between two batches of events, and plugins and
+backends whose options changed are stopped and started; the others keep their pipes, sockets and marks.
+Directories, pid_file and max_flows are taken at the next restart. Rules, plugins and backends that were switched off,
+because they kept failing or never returned, are on again.]])
   page:macro("El")
+  page:macro("Sh SCRIPTS THAT NEVER RETURN")
+  page:text([[A rule, plugin or backend that uses a second of CPU time without returning, or blocks for ten seconds, does not
+stop the daemon: the process is replaced in place, with the same process id, open flows, pipes and unfinished input. The log names the
+script, flowd_scripts_hung_total counts it, and it stays switched off until a reload or restart. What runs is the
+configuration that was accepted before, whatever its files say meanwhile.]])
   page:macro("Sh FILES")
   page:macro("Bl -tag -width Ds")
   page:macro("It Pa " .. cli.default_conf)

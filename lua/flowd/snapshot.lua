@@ -12,16 +12,18 @@ local NAME = "policy"
 ---@class flowd.Snapshot
 ---@field files table<string, string> text of each file that was read, by path
 ---@field lists table<string, string[]> what each pattern matched
+---@field fixed table<string, string|number> options that are taken when the first process starts
 ---@field off table<string, string> scripts that are switched off, "rule NAME" or such: why
 
 ---@return flowd.Snapshot
-function snapshot.new() return { files = {}, lists = {}, off = {} } end
+function snapshot.new() return { files = {}, lists = {}, off = {}, fixed = {} } end
 
 local function records(self)
   local parts = {}
   local function add(kind, key, value) parts[#parts + 1] = ("%s %d %d\n%s%s"):format(kind, #key, #value, key, value) end
   for path, text in pairs(self.files) do add("file", path, text) end
   for pattern, list in pairs(self.lists) do add("list", pattern, table.concat(list, "\0")) end
+  for name, value in pairs(self.fixed) do add("fixed", name, tostring(value)) end
   for name, why in pairs(self.off) do add("off", name, why) end
   return table.concat(parts)
 end
@@ -49,6 +51,8 @@ function snapshot.decode(text)
       self.lists[key] = list
     elseif kind == "file" then
       self.files[key] = value
+    elseif kind == "fixed" then
+      self.fixed[key] = value
     elseif kind == "off" then
       self.off[key] = value
     end

@@ -120,7 +120,7 @@ function Chain:judge(rule, event)
   local oldest = failures[failures.next]
   if rule.off or not oldest or event - oldest >= self.failures_window then return end
   self:switch(rule, false)
-  log.error('%s:%d: rule "%s" is switched off: it failed on %d of the last %d events; it is on again after a restart',
+  log.error('%s:%d: rule "%s" is switched off: it failed on %d of the last %d events; it is on again after a reload or restart',
     rule.file, rule.line, rule.name, self.failures_max, event - oldest + 1)
 end
 

@@ -1,0 +1,168 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- SIGHUP: the configuration that stands in the files now, between two batches, or the one before.
+local cleanup = require("spec.support.cleanup")
+local daemon = require("spec.support.daemon")
+local flow_lines = require("spec.support.flow_lines")
+local process = require("spec.support.process")
+local temp = require("spec.support.temp")
+
+local SECONDS = os.getenv("ASAN_OPTIONS") and 60 or 20
+
+local function inode(path) return (process.must({ "stat", "-c", "%i", path }):gsub("\n", "")) end
+
+local function rule(activity) return ('rule "activity" { set = { activity = %d } },'):format(activity) end
+
+local function reload(d, text)
+  local before = select(2, d:log():gsub("reload: ", ""))
+  d:signal("HUP")
+  process.wait_for("the reload", SECONDS, function()
+    return select(2, d:log():gsub("reload: ", "")) > before and d:log():match(text or "reload: [^\n]* is in use")
+  end)
+end
+
+local function line(port) return ("start tcp ::1 %d ::1 5000 atlas 1\n"):format(port) end
+
+local function resident(pid)
+  return tonumber(temp.read(("/proc/%d/status"):format(pid)):match("VmRSS:%s*(%d+)"))
+end
+
+describe("a reload", function()
+  after_each(cleanup.all)
+
+  it("brings new rules; the pipe stays the same one, and the flows stay open", function()
+    local d = daemon.start({ rules = rule(7) })
+    d:write(line(1000))
+    d:wait_for_counter("flowd_flows_open", 1)
+    local pipe = inode(d.pipe)
+    -- The directory stays what it was until a restart.
+    daemon.write_config(d.dir, { runtime_dir = d.dir .. "/elsewhere" }, rule(7))
+    reload(d, "runtime_dir is now")
+    daemon.write_config(d.dir, {}, 'rule "no more" (function() return drop end),')
+    reload(d)
+    assert.equal(pipe, inode(d.pipe))
+    d:write(line(1001) .. line(1002))
+    d:wait_for_counter("flowd_events_dropped_total", 2)
+    assert.equal(1, d:counter("flowd_flows_open"))
+    assert.is_false(temp.exists(d.dir .. "/elsewhere"))
+    assert.equal(2, d:counter('flowd_reloads_total{result="ok"}'))
+    assert.not_matches("stopped", d:log())
+    assert.same({ code = 0 }, d:stop())
+  end)
+
+  it("of a configuration with errors changes nothing, and tells file and line", function()
+    local d = daemon.start({ rules = rule(7) })
+    local pipe = inode(d.pipe)
+    temp.write(d.conf, "return {\n  runtime_dir = '/nowhere',\n  rulez = {},\n}\n")
+    reload(d, "reload: [^\n]* has %d error")
+    assert.matches(d.conf .. ":3: ", d:log(), 1, true)
+    temp.write(d.conf, "return {\n  oh no\n}\n")
+    reload(d, "conf.lua:2: ")
+    d:write(line(1000))
+    daemon.write_config(d.dir, {}) -- `stats` reads it too
+    d:wait_for_counter('flowd_rule_hits_total{rule="activity"}', 1)
+    assert.equal(pipe, inode(d.pipe))
+    assert.equal(2, d:counter('flowd_reloads_total{result="refused"}'))
+    assert.same({ code = 0 }, d:stop())
+  end)
+
+  it("starts, stops and changes plugins and backends, and leaves the others alone", function()
+    local dir = temp.dir()
+    local function module(name, text)
+      temp.write(("%s/%s.lua"):format(dir, name), ([[
+        local m = { name = %q, doc = "Logs.", schema = {} }
+        function m:start(ctx) self.ctx:log("info", "%s started") end
+        function m:stop() self.ctx:log("info", "%s ended") end
+        function m:on_events() end
+        return m]]):format(name, text, text))
+    end
+    module("one", "first")
+    module("two", "second")
+    local config = { plugin_dirs = { dir }, backend_dirs = { dir }, backends = { one = {} },
+      plugins = { pipe = { paths = { dir .. "/run/np" } }, two = {} } }
+    local d = daemon.start({ dir = dir, config = config })
+    module("two", "third")
+    config.backends = { one = {}, firefly = {} }
+    daemon.write_config(dir, config)
+    reload(d)
+    local log = d:log()
+    assert.matches("second ended", log)
+    assert.matches("third started", log)
+    assert.not_matches("first ended", log)
+    assert.matches("backends one, firefly", log)
+    config.backends = { firefly = {} }
+    config.plugins = { pipe = { paths = { dir .. "/run/other" } } }
+    daemon.write_config(dir, config)
+    reload(d, "reload: [^\n]* is in use: plugins pipe; backends firefly;")
+    log = d:log()
+    assert.matches("first ended", log)
+    assert.matches("third ended", log)
+    assert.is_false(temp.exists(dir .. "/run/np"))
+    d:write(line(1000), dir .. "/run/other")
+    d:wait_for_counter("flowd_flows_open", 1)
+    assert.same({ code = 0 }, d:stop())
+  end)
+
+  it("under load loses no event", function()
+    local FLOWS = 60000
+    local d = daemon.start({ rules = rule(7), log_level = "info" })
+    local path = temp.write(d.dir .. "/lines", flow_lines.lines("start", "::1", "::1", "atlas 1", 0, FLOWS - 1))
+    local writer = process.start({ "dd", "if=" .. path, "of=" .. d.pipe, "bs=4k", "conv=notrunc,nocreat", "status=none" })
+    local reloads = 0
+    repeat
+      daemon.write_config(d.dir, {}, rule(reloads % 50 + 1))
+      reload(d)
+      reloads = reloads + 1
+    until not writer:running() and reloads >= 3
+    d:wait_for_counter("flowd_flows_started_total", FLOWS, SECONDS)
+    assert.equal(FLOWS, d:counter("flowd_lines_total"))
+    assert.equal(FLOWS, d:counter('flowd_rule_hits_total{rule="activity"}'))
+    assert.equal(FLOWS, d:counter("flowd_flows_open"))
+    assert.equal(reloads, d:counter('flowd_reloads_total{result="ok"}'))
+    assert.same({ code = 0 }, d:stop(30))
+  end)
+
+  it("leaves nothing behind: memory is flat", function()
+    local sets = {}
+    for i = 1, 200 do sets[i] = ('"2001:db8:%x::/48"'):format(i) end
+    local rules = ('rule "far" { match = { dst = { %s } }, set = { activity = 2 } }, rule "fn" (function() end),')
+      :format(table.concat(sets, ", "))
+    local d = daemon.start({ rules = rules, log_level = "info" })
+    local function many(count)
+      for _ = 1, count do
+        reload(d)
+      end
+      return resident(d.pid)
+    end
+    local before = many(40)
+    local after = many(120)
+    assert.is_true(after - before < 3000, ("%d KiB, then %d KiB"):format(before, after))
+    assert.same({ code = 0 }, d:stop())
+  end)
+
+  it("that never comes to its end is given up; the configuration before it goes on", function()
+    local d = daemon.start({ rules = rule(7) })
+    d:write(line(1000))
+    d:wait_for_counter("flowd_flows_open", 1)
+    temp.write(d.conf, "while true do end")
+    d:signal("HUP")
+    d:expect("conf.lua: never came to its end while it was loaded", SECONDS)
+    d:expect("never came to its end.-is ready: ", SECONDS)
+    daemon.write_config(d.dir, {}) -- `stats` reads it too
+    d:write(line(1001))
+    d:wait_for_counter("flowd_flows_open", 2)
+    assert.equal(2, d:counter('flowd_rule_hits_total{rule="activity"}'))
+    assert.equal(1, d:counter("flowd_scripts_hung_total"))
+    assert.same({ code = 0 }, d:stop())
+  end)
+
+  it("switches a rule on again that hung", function()
+    local looping = 'rule "loop" (function(flow) if flow.src_port == 1666 then while true do end end end),'
+    local d = daemon.start({ rules = looping })
+    d:write(line(1666))
+    d:expect('rule "loop" never returned.-is ready: ', SECONDS)
+    assert.equal(1, d:counter("flowd_scripts_off"))
+    reload(d)
+    assert.equal(0, d:counter("flowd_scripts_off"))
+    assert.same({ code = 0 }, d:stop())
+  end)
+end)
