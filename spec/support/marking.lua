@@ -29,8 +29,10 @@ end
 
 --- Closed by the garbage collector, or by close().
 ---@param flows_max integer
-function marking.open(flows_max)
-  local handle = api.marker_open(flows_max, message, 512)
+---@param directory string|nil pinned there
+function marking.open(flows_max, directory)
+  local handle = directory and api.marker_open_pinned(flows_max, directory, message, 512)
+    or api.marker_open(flows_max, message, 512)
   if handle == nil then error(ffi.string(message), 2) end
   local self = setmetatable({ handle = ffi.gc(handle, api.marker_close), batch = ffi.new("struct flow_batch") }, Marking)
   return self

@@ -1,6 +1,8 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Marks do not stop with the daemon: killed, replaced, started anew, its flows' packets stay labelled.
+local api = require("flowd.api")
 local bit = require("bit")
+local ffi = require("ffi")
 local bpf = require("spec.support.bpf")
 local capture = require("spec.support.capture")
 local cleanup = require("spec.support.cleanup")
@@ -293,5 +295,45 @@ describe("pinned marks", function()
     local result = process.run({ daemon.binary(), "--conf", conf, "marker", "clear" })
     assert.are.equal(2, result.code)
     assert.is_truthy(result.stderr:find("expected status, flows or clean", 1, true))
+  end)
+end)
+
+-- Without a daemon: what stands in front of the hash outlives the process with it.
+describe("the sets of ports and flows", function()
+  after_each(cleanup.all)
+
+  it("keep, of marks taken over, the bits of those that stay", function()
+    local directory = "/sys/fs/bpf/fl-sets-" .. ffi.C.getpid()
+    local first, sets = bpf.with_bss(function() return marking.open(100, directory) end)
+    api.marker_settle(first.handle)
+    local function flow(i) return { slot = i, src_port = 5000 + i % 10, dst_port = 1000 + i } end
+    local all, odd, ended = {}, {}, {}
+    for i = 1, 40 do
+      all[i] = flow(i)
+      if i % 2 == 1 then
+        odd[#odd + 1], ended[#ended + 1] = flow(i), flow(i)
+        ended[#ended].state, ended[#ended].known, ended[#ended].decided = "end", true, true
+      end
+    end
+    first:events(all)
+    assert.are.equal(10 + 40, sets:bits())
+
+    local second = marking.open(100, directory)
+    cleanup.add(function()
+      second:close()
+      -- Its pins are gone.
+      local level = api.log_get_level()
+      api.log_setup(ffi.C.LOG_LEVEL_ERROR, false)
+      first:close()
+      api.log_setup(level, false)
+    end)
+    assert.is_true(api.marker_adopted(second.handle))
+    second:events(odd)
+    assert.are.equal(10 + 40, sets:bits())
+    api.marker_settle(second.handle)
+    assert.are.equal(5 + 20, sets:bits())
+    assert.are.equal(20, second:counts().open)
+    second:events(ended)
+    assert.are.equal(0, sets:bits())
   end)
 end)
