@@ -28,7 +28,7 @@ return function()
         type(pending.message) == "string" and " (" .. pending.message .. ")" or ""))
     end
     local failed = handler.failuresCount + handler.errorsCount
-    if handler.successesCount + failed == 0 then
+    if handler.successesCount + failed + handler.pendingsCount == 0 then
       io.write("no test ran\n")
       failed = 1
     end

@@ -259,6 +259,8 @@ function Daemon:build()
   self:use_chain(chain)
   self:adopt_flows({})
   self:start_plugins({})
+  -- The input that was left is through: flows that had ended before are not needed any more.
+  api.flow_table_settle(self.table)
   self.started = true
   local unclaimed = api.handover_close_rest()
   if unclaimed > 0 then log.warn("%d descriptors of the process before this one were not needed any more", unclaimed) end

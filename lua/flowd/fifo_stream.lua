@@ -109,7 +109,8 @@ function stream.open(owner)
   remember_maker(self)
   offer(self)
   self:watch()
-  -- A killed daemon may have left lines in the buffer.
+  -- Lines that a killed daemon left in the buffer come before any new ones.
+  self:run(false)
   if api.line_reader_within_line(reader) then self:again(0) end
   return self, ffi.string(message)
 end
