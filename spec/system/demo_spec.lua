@@ -6,6 +6,8 @@ local netns = require("spec.support.netns")
 local process = require("spec.support.process")
 local temp = require("spec.support.temp")
 
+local marked_it = require("spec.support.marked")(it)
+
 describe("make demo", function()
   local available, reason = netns.available()
   if not available then
@@ -23,7 +25,7 @@ describe("make demo", function()
     return process.run({ "pgrep", "-f", "^[^ ]*flowd-lua --conf " .. dir }).stdout
   end
 
-  it("marks a real transfer and shows what happened", function()
+  marked_it("marks a real transfer and shows what happened", function()
     local dir = temp.dir()
     local demo = start(dir)
     local status = demo:wait(60)
@@ -42,7 +44,7 @@ describe("make demo", function()
     assert.equal("", process.must({ "ls", dir }))
   end)
 
-  it("takes everything down on Ctrl-C", function()
+  marked_it("takes everything down on Ctrl-C", function()
     local dir = temp.dir()
     local demo = start(dir)
     demo:expect("start firefly", 30)

@@ -12,6 +12,8 @@ local process = require("spec.support.process")
 local temp = require("spec.support.temp")
 local udp = require("spec.support.udp")
 
+local marked_it = require("spec.support.marked")(it)
+
 local SLOWER = os.getenv("ASAN_OPTIONS") and 5 or 1
 local ATLAS, DATA_CHALLENGE = 2, 26
 
@@ -30,7 +32,7 @@ describe("a line in the pipe", function()
   after_each(cleanup.all)
 
   for _, method in ipairs({ "tcx", "clsact" }) do
-    it("labels every packet of its flow and none of another, by " .. method, function()
+    marked_it("labels every packet of its flow and none of another, by " .. method, function()
       local d = daemon.start({ namespace = a, config = {
         backends = { marker = { interfaces = { "eth0" }, method = method } } } })
       -- The flow is known before its first packet.
@@ -115,7 +117,7 @@ describe("a line in the pipe", function()
     assert.equal(("%s 45000 %s 5201 udp"):format(a.address4, b.address4), firefly.flow(text))
   end)
 
-  it("goes through the rules: changed, dropped, routed", function()
+  marked_it("goes through the rules: changed, dropped, routed", function()
     local destination = udp.open(b, b.address, 10514)
     local d = daemon.start({ namespace = a, config = {
       backends = { firefly = {}, marker = { interfaces = { "eth0" } } } }, rules = [[

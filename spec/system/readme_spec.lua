@@ -7,6 +7,8 @@ local netns = require("spec.support.netns")
 local process = require("spec.support.process")
 local temp = require("spec.support.temp")
 
+local marked_it = require("spec.support.marked")(it)
+
 local text = assert(temp.read("README.md"))
 
 -- Fenced blocks of one language in a section.
@@ -22,7 +24,7 @@ end
 describe("the README", function()
   after_each(cleanup.all)
 
-  it("shows a first marked flow that works when it is pasted", function()
+  marked_it("shows a first marked flow that works when it is pasted", function()
     local available, reason = netns.available()
     if not available then
       pending(reason)

@@ -11,6 +11,8 @@ local process = require("spec.support.process")
 local temp = require("spec.support.temp")
 local udp = require("spec.support.udp")
 
+local marked_it = require("spec.support.marked")(it)
+
 -- Instrumented code is slower; what is promised is promised of the real one.
 local SLOWER = os.getenv("ASAN_OPTIONS") and 5 or 1
 
@@ -53,7 +55,7 @@ describe("a daemon that is told to end", function()
     end)
   end
 
-  it("leaves no mark, link, pipe, state or pid file", function()
+  marked_it("leaves no mark, link, pipe, state or pid file", function()
     local function programs(device) return a:enter(bpf.egress_programs, device) end
     local pid_file = temp.dir() .. "/pid"
     local d = daemon.start({ namespace = a, config = { pid_file = pid_file,
