@@ -33,10 +33,10 @@ FFI_EXPORT int watchdog_start(struct state_running *running);
 FFI_EXPORT void watchdog_stop(void);
 
 /*
- * A script is entered: kind is STATE_RUNNING_*, number the owner's choice, name cut to fit (NULL: none). Cheap: once per
- * batch or callback. Scripts nest (a plugin's callback runs the rules): what is returned goes to
- * watchdog_leave(). Works (and only writes the note) without watchdog_start(), does nothing without
- * a note.
+ * A script is entered: kind is STATE_RUNNING_*, number the owner's choice, name cut to fit (NULL: none).
+ * Cheap: once per batch or callback. Scripts nest (a plugin's callback runs the rules): what is returned goes
+ * to watchdog_leave(). Works (and only writes the note) without watchdog_start(), does nothing without a
+ * note.
  */
 FFI_EXPORT uint32_t watchdog_enter(uint32_t kind, uint32_t number, const char *name);
 

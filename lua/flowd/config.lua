@@ -375,7 +375,7 @@ end
 ---@return flowd.Config|nil
 ---@return string[]|nil errors all of them, each "FILE:LINE: path: message"
 function config.load(path, overrides, kept)
-  return watch.call("file", path, load_file, path, overrides, kept)
+  return load_file(path, overrides, kept)
 end
 
 --- Bits of the backends, in the order of their keys: what a rule's route is made of.
