@@ -5,7 +5,7 @@ local bench = require("scripts.bench.bench")
 local daemon = require("spec.support.daemon")
 local netns = require("spec.support.netns")
 
-local ROUNDS = tonumber(arg[1] or 7)
+local ROUNDS = tonumber(arg[1] or 11)
 local SECONDS = tonumber(arg[2] or 1)
 local SOURCE_PORT, PORT = 45000, 5201
 

@@ -95,7 +95,7 @@ local function main()
 
   step("The daemon starts in the sender's namespace")
   local d = daemon.start({ namespace = sender, config = { backends = {
-    marker = { interfaces = { "eth0" } },
+    marker = { interfaces = { "eth0" }, required = true },
     firefly = { to_destination = true, port = FIREFLY_PORT },
   } } })
   field("marks", "what leaves by eth0 and belongs to a known flow")
