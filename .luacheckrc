@@ -12,3 +12,4 @@ files["lua/flowd/cli.lua"] = { globals = { "arg" } }
 files["lua/flowd/commands"] = { globals = { "arg" } }
 -- Configuration and rule files see the policy's own names.
 files["conf"] = { read_globals = { "rule", "drop", "accept", "flowd" } }
+files["scripts/bench/rules/site.lua"] = files["conf"]

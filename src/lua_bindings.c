@@ -5,11 +5,13 @@
 
 #include "lua_json.h"
 #include "lua_loop.h"
+#include "lua_protect.h"
 #include "lua_resolver.h"
 
 const struct lua_binding lua_bindings[] = {
 	{"flowd.json_parser", lua_json_open},
 	{"flowd.loop", lua_loop_open},
+	{"flowd.protect", lua_protect_open},
 	{"flowd.resolver_core", lua_resolver_open},
 	{NULL, NULL},
 };

@@ -129,9 +129,8 @@ void prefix_mask(struct flow_address *address, uint32_t bits)
 
 /* ---- finding -------------------------------------------------------------- */
 
-uint32_t prefix_map_find(const struct prefix_map *m, const struct flow_address *address)
+static inline uint32_t find(const struct prefix_map *m, struct wide a)
 {
-	struct wide a = widen(address);
 	bool mapped = is_mapped(a);
 	uint32_t ref = mapped ? m->root4 : m->root6;
 	uint32_t depth = mapped ? 96 : 0;
@@ -151,6 +150,18 @@ uint32_t prefix_map_find(const struct prefix_map *m, const struct flow_address *
 			return ref;
 		}
 	}
+}
+
+uint32_t prefix_map_find(const struct prefix_map *m, const struct flow_address *address)
+{
+	return find(m, widen(address));
+}
+
+uint32_t prefix_map_find_words(const struct prefix_map *m, uint32_t word0, uint32_t word1, uint32_t word2,
+			       uint32_t word3)
+{
+	return find(m, (struct wide){(uint64_t)be32toh(word0) << 32 | be32toh(word1),
+				     (uint64_t)be32toh(word2) << 32 | be32toh(word3)});
 }
 
 /* ---- building ------------------------------------------------------------- */

@@ -6,8 +6,8 @@
  * Prefixes are added, then prefix_map_build() makes the structure that
  * prefix_map_find() walks: nodes of 16 branches (four bits of the address each, one
  * cache line), with runs of bits that lead nowhere else skipped in one comparison. A
- * find takes at most 32 steps whatever the number of prefixes; memory is at most
- * 136 octets a prefix.
+ * find takes at most 32 steps whatever the number of prefixes; memory is at most some
+ * 200 octets a prefix.
  *
  * IPv4 lives in its IPv4-mapped form (flow_abi.h) and apart from IPv6: ::/0 holds no IPv4
  * address. A caller gives IPv4 prefixes with 96 added to their length.
@@ -45,6 +45,11 @@ FFI_EXPORT int prefix_map_build(struct prefix_map *m, uint32_t *first, uint32_t 
 
 /* The value of the longest prefix that holds the address; 0 when none does. */
 FFI_EXPORT uint32_t prefix_map_find(const struct prefix_map *m, const struct flow_address *address);
+
+/* The same for an address given as the words of struct flow_address: from registers, where the caller
+ * (compiled Lua) has them, and not through memory. */
+FFI_EXPORT uint32_t prefix_map_find_words(const struct prefix_map *m, uint32_t word0, uint32_t word1,
+					  uint32_t word2, uint32_t word3);
 
 /* How many prefixes were added, and the octets that the map takes. */
 FFI_EXPORT uint32_t prefix_map_count(const struct prefix_map *m);

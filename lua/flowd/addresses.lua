@@ -3,17 +3,22 @@
 --
 -- An address is a value: four 32-bit words in a plain table, so that LuaJIT need not make
 -- the table at all when it lives no longer than an expression (`flow.src:within(set)`).
--- C memory is never handed out: a set keeps its prefix map in a closure.
+-- C memory is never handed out: a set holds the number of its prefix map, and a rule that writes
+-- another number there reaches another map, no more. What rules call is written as view.lua says.
 local ffi = require("ffi")
 local api = require("flowd.api")
+local numbers = require("flowd.numbers")
 
+local error, setmetatable, type = error, setmetatable, type
 local parse, format = api.address_parse, api.address_format
-local find = api.prefix_map_find
+local find = api.prefix_map_find_words
 
 ---@class flowd.Address
 ---@field family 4|6
+---@field within fun(self: flowd.Address, what: flowd.PrefixSet|string|table): boolean
+---@field is_private fun(self: flowd.Address): boolean
+---@field is_global fun(self: flowd.Address): boolean
 local Address = {}
-local methods = {}
 
 ---@class flowd.PrefixSet
 ---@field contains fun(self: flowd.PrefixSet, address: flowd.Address|string): boolean
@@ -29,7 +34,7 @@ local mapped_word = ffi.abi("le") and 0xffff0000 or 0x0000ffff
 --- An address from its four words (struct flow_address).
 ---@return flowd.Address
 local function new(word0, word1, word2, word3)
-  return setmetatable({ word0, word1, word2, word3 }, Address)
+  return (setmetatable({ word0, word1, word2, word3 }, Address))
 end
 addresses.new = new
 
@@ -43,12 +48,15 @@ local function load_words(address)
   words[0], words[1], words[2], words[3] = address[1], address[2], address[3], address[4]
 end
 
--- Put an address value or its text into `scratch`.
-local function load(address, level)
-  if type(address) == "table" and type(address[4]) == "number" then return load_words(address) end
-  if type(address) ~= "string" or parse(address, #address, scratch) < 0 then
+-- The words of an address value or of its text.
+local function words_of(address, level)
+  if type(address) == "table" and type(address[4]) == "number" then
+    return address[1], address[2], address[3], address[4]
+  elseif type(address) ~= "string" or parse(address, #address, scratch) < 0 then
     error(("expected an IP address; got %s"):format(describe(address)), level + 1)
   end
+  local words = scratch.word
+  return words[0], words[1], words[2], words[3]
 end
 
 --- Read an address from text.
@@ -111,12 +119,33 @@ function addresses.build_map(entries)
   return nil, { ("prefix %q is the same as %q, with another value"):format(entries[clash[1] + 1][1], entries[clash[0] + 1][1]) }
 end
 
---- The value that a prefix map has for an address (a value or text); 0 for none.
----@param pointer ffi.cdata* from build_map
+-- ---- numbered maps ---------------------------------------------------------
+
+local MAPS_MAX = 16384
+local numbered = numbers.new("const struct prefix_map *", MAPS_MAX, ffi.gc(api.prefix_map_new(), api.prefix_map_free))
+local maps = numbered.pointers
+
+--- Give a map a number, for as long as it is held.
+---@param map any the anchor from build_map
+---@return integer? number
+---@return string? message
+function addresses.number_map(map)
+  local number, message = numbered:take(map, api.prefix_map_free)
+  return number, message and "sets and maps of prefixes: " .. message
+end
+
+-- Numbers come back from scripts.
+local function map_of(number)
+  if not (number >= 0 and number < MAPS_MAX) then error("this set or map was changed", 3) end
+  return maps[number]
+end
+
+--- The value that a numbered map has for an address (a value or text); 0 for none.
+---@param number integer from number_map
 ---@param address flowd.Address|string
-function addresses.find(pointer, address)
-  load(address, 3)
-  return find(pointer, scratch)
+function addresses.find(number, address)
+  local word0, word1, word2, word3 = words_of(address, 4)
+  return (find(map_of(number), word0, word1, word2, word3))
 end
 
 -- ---- sets -------------------------------------------------------------------
@@ -155,25 +184,31 @@ function addresses.build_set(what)
   return pointer, anchor, list
 end
 
+-- Set -> its prefix map.
+local set_maps = setmetatable({}, { __mode = "k" })
+
+local Set = { __metatable = false, __index = {} }
+
+function Set.__newindex() error("a set of prefixes cannot be changed", 2) end
+
+function Set.__tostring(set) return ("prefixes{%s}"):format(table.concat(members[set], ", ")) end
+
+--- Is the address in the set?
+---@param address flowd.Address|string
+---@return boolean
+function Set.__index.contains(self, address)
+  local word0, word1, word2, word3 = words_of(address, 2)
+  return find(map_of(self[1]), word0, word1, word2, word3) ~= 0
+end
+
+-- The second element tells a set from an address: no word is false.
 local function new_set(what)
-  local pointer, anchor, list = addresses.build_set(what)
-  if not pointer then return nil, anchor end
-  local function contains(_, address)
-    if type(address) == "table" and type(address[4]) == "number" then
-      load_words(address)
-    else
-      load(address, 2)
-    end
-    return find(pointer, scratch) ~= 0
-  end
-  local set = setmetatable({}, {
-    __index = { contains = contains },
-    __newindex = function() error("a set of prefixes cannot be changed", 2) end,
-    __tostring = function() return ("prefixes{%s}"):format(table.concat(list, ", ")) end,
-    __metatable = false,
-    anchor = anchor,
-  })
-  members[set] = list
+  local pointer, map, list = addresses.build_set(what)
+  if not pointer then return nil, map end
+  local number, message = addresses.number_map(map)
+  if not number then return nil, { message } end
+  local set = setmetatable({ number, false }, Set)
+  members[set], set_maps[set] = list, map
   return set
 end
 
@@ -203,24 +238,22 @@ end
 --- Is the address in a set (flowd.prefixes), a prefix ("2001:db8::/32"), or one of a list of these?
 ---@param what flowd.PrefixSet|string|table
 ---@return boolean
-function methods.within(self, what)
-  if type(what) == "string" then
-    return (memo[what] or memorise(what, 2)):contains(self)
-  elseif type(what) ~= "table" then
+local function within(self, what)
+  if type(what) == "table" then
+    local first = what[1]
+    if type(first) == "number" then
+      if what[2] then error("within: expected prefixes; got an address: compare addresses with ==", 2) end
+      return find(map_of(first), self[1], self[2], self[3], self[4]) ~= 0
+    end
+    for i = 1, #what do
+      if within(self, what[i]) then return true end
+    end
+    return false
+  elseif type(what) ~= "string" then
     error(("within: expected a prefix, a list or a set of prefixes; got %s"):format(describe(what)), 2)
   end
-  local first = what[1]
-  if first == nil then
-    -- A set, or an empty list.
-    local contains = what.contains
-    return contains ~= nil and contains(what, self)
-  elseif type(first) == "number" then
-    error("within: expected prefixes; got an address: compare addresses with ==", 2)
-  end
-  for i = 1, #what do
-    if methods.within(self, what[i]) then return true end
-  end
-  return false
+  local set = memo[what] or memorise(what, 2)
+  return find(map_of(set[1]), self[1], self[2], self[3], self[4]) ~= 0
 end
 
 -- IANA's special-purpose registries (RFC 6890 and its successors): what is not globally
@@ -235,41 +268,37 @@ local special = {
   [GLOBAL] = { "192.0.0.9/32", "192.0.0.10/32", "2001:1::1/128", "2001:1::2/128", "2001:1::3/128", "2001:3::/32",
     "2001:4:112::/48", "2001:20::/28", "2001:30::/28" },
 }
-local special_map, special_anchor
-do
+local function make_special()
   local entries = {}
   for class, list in pairs(special) do
     for _, prefix in ipairs(list) do entries[#entries + 1] = { prefix, class } end
   end
-  special_map, special_anchor = addresses.build_map(entries)
-  assert(special_map, special_anchor)
-  addresses.anchor = special_anchor
+  local pointer, anchor = addresses.build_map(entries)
+  return assert(pointer, anchor), anchor
 end
+local special_map, special_anchor = make_special()
+addresses.special = special_anchor -- keeps it
 
 --- Private, shared, link-local or loopback (RFC 1918, 4193, 6598, 3927, 4291).
 ---@return boolean
-function methods.is_private(self)
-  load_words(self)
-  return find(special_map, scratch) == PRIVATE
+local function is_private(self)
+  return find(special_map, self[1], self[2], self[3], self[4]) == PRIVATE
 end
 
 --- Reachable from anywhere: neither private nor otherwise special (IANA's registries), nor multicast.
 ---@return boolean
-function methods.is_global(self)
-  load_words(self)
-  local class = find(special_map, scratch)
+local function is_global(self)
+  local class = find(special_map, self[1], self[2], self[3], self[4])
   return class == 0 or class == GLOBAL
 end
 
 function Address.__index(self, key)
-  if key == "family" then
-    return self[1] == 0 and self[2] == 0 and self[3] == mapped_word and 4 or 6
-  end
-  local method = methods[key]
-  if method == nil and type(key) ~= "number" then
-    error(("an address has no field %s (it has family, within, is_private, is_global)"):format(describe(key)), 2)
-  end
-  return method
+  if key == "within" then return within end
+  if key == "is_private" then return is_private end
+  if key == "is_global" then return is_global end
+  if key == "family" then return self[1] == 0 and self[2] == 0 and self[3] == mapped_word and 4 or 6 end
+  if type(key) == "number" then return nil end
+  error(("an address has no field %s (it has family, within, is_private, is_global)"):format(describe(key)), 2)
 end
 
 function Address.__newindex() error("an address cannot be changed", 2) end

@@ -13,11 +13,12 @@ local map = {}
 ---@class flowd.Map
 ---@field find fun(self: flowd.Map, key: any): integer? tag number, for flow:tag
 
----@class flowd.MapMaker what a kind of map does
+---@class flowd.MapKind
 ---@field kind string
----@field make fun(entries: { [1]: any, [2]: integer }[]): (fun(key: any): integer?)?, string[]?, any
----   from keys and tag numbers to a finder and what keeps its memory; or all that is wrong
 ---@field example string
+---@field make fun(entries: { [1]: any, [2]: integer }[]): integer?, any from keys and tag numbers to the number of
+---   a map and what keeps it; or nil and all that is wrong
+---@field find fun(number: integer, key: any): integer? the tag number; errors are told two levels up
 
 local kinds = { prefixes = require("flowd.map.prefixes"), ports = require("flowd.map.ports") }
 
@@ -38,63 +39,67 @@ local function sorted_entries(values)
   return entries
 end
 
+-- Map -> the memory behind it.
+local anchors = setmetatable({}, { __mode = "k" })
+
 -- Give an unbound map its values' ids and make its finder. Returns what is wrong.
 local function bind(unbound, registry)
-  local resolve = tags.resolver(
-    function(value) return registry:experiment_id(value) end,
-    function(experiment, value)
-      if value == nil then return 0 end
-      return registry:activity_id(experiment, value)
-    end)
+  local names = tags.names(registry)
   local problems, entries = {}, {}
   for _, entry in ipairs(unbound.entries) do
-    local experiment, activity, message = resolve(entry[2])
+    local experiment, activity, message = tags.resolve(names, entry[2])
     if experiment then
       entries[#entries + 1] = { entry[1], experiment * 64 + activity }
     else
       problems[#problems + 1] = ("[%s]: %s"):format(show(entry[1]), message)
     end
   end
-  local find, messages, anchor = unbound.maker.make(entries)
-  for _, message in ipairs(messages or {}) do problems[#problems + 1] = message end
-  if #problems == 0 then unbound.set(find, anchor) end
-  for i, problem in ipairs(problems) do problems[i] = ("%s: map.%s: %s"):format(unbound.where, unbound.maker.kind, problem) end
+  local number, rest = unbound.kind.make(entries)
+  for _, message in ipairs(number and {} or rest) do problems[#problems + 1] = message end
+  if #problems == 0 then
+    -- The object holds its number, as sets of prefixes do.
+    unbound.object[1] = number
+    anchors[unbound.object] = rest
+  end
+  for i, problem in ipairs(problems) do problems[i] = ("%s: map.%s: %s"):format(unbound.where, unbound.kind.kind, problem) end
   return problems
 end
 
--- A map whose finder comes when it is bound. Second result: what sets it.
-local function new(kind)
-  local find
-  local meta = {
+-- What maps of one kind have in common.
+local function make_class(kind)
+  local find = kind.find
+  return {
     __index = {
-      find = function(_, key)
-        if not find then error("a map answers when the rules run, not while the configuration loads", 2) end
-        return find(key)
+      find = function(self, key)
+        local number = self[1]
+        if not number then error("a map answers when the rules run, not while the configuration loads", 2) end
+        return (find(number, key))
       end,
     },
     __newindex = function() error("a map cannot be changed", 2) end,
-    __tostring = function() return "map." .. kind end,
+    __tostring = function() return "map." .. kind.kind end,
     __metatable = false,
   }
-  return setmetatable({}, meta), function(finder, anchor)
-    find, meta.anchor = finder, anchor
-  end
 end
+
+local classes = {}
+for name, kind in pairs(kinds) do classes[name] = make_class(kind) end
 
 --- The table `flowd.map` of an environment.
 ---@param collect fun(unbound: table) gets each map that is made: for map.bind
 ---@return table<string, fun(values: table): flowd.Map>
 function map.makers(collect)
   local makers = {}
-  for kind, maker in pairs(kinds) do
-    makers[kind] = function(values)
+  for name, kind in pairs(kinds) do
+    makers[name] = function(values)
       if type(values) ~= "table" then
-        error(("map.%s: expected a table %s; got %s"):format(kind, maker.example, show(values)), 2)
+        error(("map.%s: expected a table %s; got %s"):format(name, kind.example, show(values)), 2)
       end
       local at = debug.getinfo(2, "Sl")
-      local object, set = new(kind)
+      local object = setmetatable({ false }, classes[name])
       collect({
-        maker = maker, entries = sorted_entries(values), where = ("%s:%d"):format(at.source:sub(2), at.currentline), set = set,
+        kind = kind, entries = sorted_entries(values), object = object,
+        where = ("%s:%d"):format(at.source:sub(2), at.currentline),
       })
       return object
     end

@@ -1,10 +1,16 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- What a rule sees of an event: checked fields, never the event's memory.
 --
--- There is one view. It shows the event that the chain is at, and raises when it is used
--- outside a rule's call. Fields are functions that LuaJIT inlines: after compilation a read
--- is a load from the event. The chain moves the view by an index, not by a pointer, so that
--- nothing is allocated per event.
+-- There is one view. It shows the event that the chain is at, and raises when it is used outside a
+-- rule's call. LuaJIT inlines all of it: a compiled read is a load from the event. What keeps it so:
+-- - the event at hand stands in a cell of C memory, whose address is a constant of the machine
+--   code: moving on allocates nothing;
+-- - fields are told apart by comparisons with constants, which the compiler does while it compiles;
+-- - functions are made once: of a function that was made several times the compiler takes no
+--   upvalue for a constant; what differs from chain to chain is bound (view.bind);
+-- - Lua's own functions are locals;
+-- - no tail calls, but `return (f())`: LuaJIT takes a tail call for the turn of a loop, of which a
+--   trace may have few.
 local bit = require("bit")
 local ffi = require("ffi")
 local api = require("flowd.api")
@@ -13,9 +19,11 @@ local suggest = require("flowd.suggest")
 local tags = require("flowd.tags")
 
 local band, bor = bit.band, bit.bor
+local error, select, tonumber, type = error, select, tonumber, type
+local string_of = ffi.string
 local new_address = addresses.new
+local resolve_experiment, resolve_activity, resolve_tag = tags.experiment, tags.activity, tags.resolve
 
-local EXPERIMENT_MAX, ACTIVITY_MAX = ffi.C.FLOW_EXPERIMENT_MAX, ffi.C.FLOW_ACTIVITY_MAX
 local APPLICATION_SIZE = ffi.C.FLOW_APPLICATION_SIZE
 local HAS_BYTES = ffi.C.EVENT_HAS_BYTES
 
@@ -48,6 +56,15 @@ local states = { [ffi.C.FLOW_START] = "start", [ffi.C.FLOW_ONGOING] = "ongoing",
 
 local view = {}
 
+-- The event shown, null when no rule runs; and, for the chain's loops, whether they run rules or
+-- turn idly. At most 16 octets: a larger one would not be a constant.
+local cell = ffi.new("struct { struct flow_event *event; bool live; uint32_t turn; }")
+view.cell = cell
+
+-- What is bound: names of the registry, bits of backends by name, names of plugins by id and where they
+-- are from, counters of rules by number.
+local names, backends, plugins, source_name, hits
+
 local function show(value)
   return type(value) == "string" and ("%q"):format(value) or tostring(value)
 end
@@ -56,261 +73,228 @@ local function outside()
   error("the flow is only there while a rule runs: keep its fields, not the flow itself", 3)
 end
 
--- Fields that only plugins of later versions know are nil.
-local function unknown() return nil end
+-- ---- changing ----------------------------------------------------------------------
 
--- Readers by field; each gets the event.
-local function make_readers(registry, source_name)
-  local sources = {}
+-- What the running rule overwrote and the event has no room for.
+local saved_application = ffi.new("char[?]", APPLICATION_SIZE)
+local application_saved = false
 
+--- Before the first change that a rule makes to an event.
+---@param e ffi.cdata*
+local function act(e)
+  local rule = e.cursor
+  if e.undo_cursor ~= rule then
+    e.undo_cursor = rule
+    e.undo_rule = e.rule
+    e.undo_experiment = e.experiment
+    e.undo_activity = e.activity
+    e.undo_route = e.route
+    application_saved = false
+    e.rule = rule
+    hits[rule].value = hits[rule].value + 1
+  end
+end
+view.act = act
+
+--- Take back what the running rule changed.
+function view.undo()
+  local e = cell.event
+  local rule = e.cursor
+  if e.undo_cursor ~= rule then return end
+  e.rule = e.undo_rule
+  e.experiment = e.undo_experiment
+  e.activity = e.undo_activity
+  e.route = e.undo_route
+  if application_saved then ffi.copy(e.application, saved_application, APPLICATION_SIZE) end
+  e.undo_cursor = 0
+  hits[rule].value = hits[rule].value - 1
+end
+
+local function set_experiment(e, value)
+  local id, message = resolve_experiment(names, value)
+  if not id then error(message, 3) end
+  act(e)
+  e.experiment = id
+end
+
+local function set_activity(e, value)
+  local id, message = resolve_activity(names, e.experiment, value)
+  if not id then error(message, 3) end
+  act(e)
+  e.activity = id
+end
+
+local function set_application(e, value)
+  if type(value) ~= "string" or #value >= APPLICATION_SIZE or value:find("%c") then
+    error(("application: expected a text of at most %d octets without control characters; got %s")
+      :format(APPLICATION_SIZE - 1, show(value)), 3)
+  end
+  act(e)
+  if not application_saved then
+    ffi.copy(saved_application, e.application, APPLICATION_SIZE)
+    application_saved = true
+  end
+  ffi.fill(e.application, APPLICATION_SIZE)
+  ffi.copy(e.application, value)
+end
+
+-- ---- methods -----------------------------------------------------------------------
+
+--- Set experiment and activity together: `flow:tag("atlas/Data Challenge")`, `flow:tag("atlas", "Data Challenge")`,
+--- `flow:tag(2, 26)`, or what a map found. Without an activity it is unset. nil changes nothing.
+---@return boolean was there a tag?
+local function tag(_, experiment, activity)
+  local e = cell.event
+  if e == nil then outside() end
+  if experiment == nil then return false end
+  local experiment_id, activity_id, message = resolve_tag(names, experiment, activity)
+  if not experiment_id then error(message, 2) end
+  act(e)
+  e.experiment = experiment_id
+  e.activity = activity_id
+  return true
+end
+
+local function sorted_keys(t)
+  local keys = {}
+  for key in pairs(t) do keys[#keys + 1] = key end
+  table.sort(keys)
+  return keys
+end
+
+local function backend_bit(name)
+  local mask = backends[name]
+  if mask then return mask end
+  local known = sorted_keys(backends)
+  error(("route: no backend %s is configured%s"):format(show(name),
+    #known == 0 and "" or " (there is " .. table.concat(known, ", ") .. ")" .. suggest.hint(name, known)), 3)
+end
+
+--- Send the flow to these backends and to no others.
+---@param first string
+local function route(_, first, second, third, ...)
+  local e = cell.event
+  if e == nil then outside() end
+  if first == nil then error("route: expected the name of a backend", 2) end
+  local mask = backend_bit(first)
+  if second ~= nil then mask = bor(mask, backend_bit(second)) end
+  if third ~= nil then mask = bor(mask, backend_bit(third)) end
+  for i = 1, select("#", ...) do mask = bor(mask, backend_bit((select(i, ...)))) end
+  act(e)
+  e.route = mask
+end
+
+-- ---- reading -----------------------------------------------------------------------
+
+local function plugin_name(id)
+  local name = plugins[id]
+  if not name then
+    name = source_name(id) or ""
+    plugins[id] = name
+  end
+  return name
+end
+
+local function experiment_name(e) return (names.registry:experiment_name(e.experiment)) end
+local function activity_name(e) return (names.registry:activity_name(e.experiment, e.activity)) end
+
+-- What each field of the flow is, in terms of `e`, its key and the names around the generated reader.
+-- Frequent ones first. nil: only plugins of later versions know.
+local fields = {
+  { "src_port", "key.src_port" },
+  { "dst_port", "key.dst_port" },
+  { "experiment", "e.experiment" },
+  { "activity", "e.activity" },
+  { "src", "(new_address(key.src.word[0], key.src.word[1], key.src.word[2], key.src.word[3]))" },
+  { "dst", "(new_address(key.dst.word[0], key.dst.word[1], key.dst.word[2], key.dst.word[3]))" },
+  { "protocol", "protocols[key.protocol]" },
+  { "state", "states[e.state]" },
+  { "family", "key.family" },
+  { "plugin", "(plugin_name(e.source))" },
+  { "application", "(string_of(e.application))" },
+  { "experiment_name", "(experiment_name(e))" },
+  { "activity_name", "(activity_name(e))" },
+  { "time", "tonumber(e.time_us) / 1e6" },
+  { "start_time", "tonumber(e.start_us) / 1e6" },
+  { "bytes_sent", "band(e.flags, HAS_BYTES) ~= 0 and (tonumber(e.bytes_sent)) or nil" },
+  { "bytes_received", "band(e.flags, HAS_BYTES) ~= 0 and (tonumber(e.bytes_received)) or nil" },
+  { "uid", "nil" }, { "user", "nil" }, { "pid", "nil" }, { "comm", "nil" }, { "cgroup", "nil" },
+}
+
+local writable = { "activity", "application", "experiment" }
+local readable = { "tag", "route" }
+for _, field in ipairs(fields) do readable[#readable + 1] = field[1] end
+
+local function unknown(field, known, level)
+  error(("a flow has no field %s%s"):format(show(field), suggest.hint(field, known)), level + 1)
+end
+
+-- The function behind flow.FIELD: one comparison a field, each with a constant. `around`: the names
+-- that it uses.
+local function make_reader(around)
+  local keys, source = sorted_keys(around), { "local around = ...\n" }
+  for _, name in ipairs(keys) do source[#source + 1] = ("local %s = around.%s\n"):format(name, name) end
+  source[#source + 1] = "return function(_, field)\nlocal e = cell.event\nif e == nil then outside() end\nlocal key = e.key\n"
+  for _, field in ipairs(fields) do
+    source[#source + 1] = ("if field == %q then return %s end\n"):format(field[1], field[2])
+  end
+  source[#source + 1] = "if field == 'tag' then return tag end\nif field == 'route' then return route end\n"
+  source[#source + 1] = "unknown(field)\nend"
+  return loadstring(table.concat(source), "=flow")(around)
+end
+
+local read = make_reader({
+  cell = cell, outside = outside, unknown = function(field) unknown(field, readable, 3) end, new_address = new_address,
+  protocols = protocols, states = states, plugin_name = plugin_name, string_of = string_of, tonumber = tonumber, band = band,
+  HAS_BYTES = HAS_BYTES, experiment_name = experiment_name, activity_name = activity_name, tag = tag, route = route,
+})
+
+local function write(_, field, value)
+  local e = cell.event
+  if e == nil then outside() end
+  -- Not tail calls: an error names the line two levels up.
+  if field == "experiment" then
+    set_experiment(e, value)
+    return
+  elseif field == "activity" then
+    set_activity(e, value)
+    return
+  elseif field == "application" then
+    set_application(e, value)
+    return
+  end
+  for _, name in ipairs(readable) do
+    if name == field then
+      error(("flow.%s cannot be changed; what can is %s"):format(field, table.concat(writable, ", ")), 2)
+    end
+  end
+  unknown(field, writable, 2)
+end
+
+--- What rules get.
+---@type flowd.Flow
+view.flow = setmetatable({}, {
+  __metatable = false, __index = read, __newindex = write,
+  __tostring = function()
+    if cell.event == nil then return "flow (none: no rule is running)" end
+    return view.describe(cell.event)
+  end,
+})
+
+--- What a chain binds the view to.
+---@param options table registry, backends (masks by name), source_name (id to name), hits (struct counter ** by rule number)
+---@return table binding for view.bind
+function view.binding(options)
   return {
-    src = function(e)
-      local word = e.key.src.word
-      return new_address(word[0], word[1], word[2], word[3])
-    end,
-    dst = function(e)
-      local word = e.key.dst.word
-      return new_address(word[0], word[1], word[2], word[3])
-    end,
-    src_port = function(e) return e.key.src_port end,
-    dst_port = function(e) return e.key.dst_port end,
-    protocol = function(e) return protocols[e.key.protocol] end,
-    family = function(e) return e.key.family end,
-    state = function(e) return states[e.state] end,
-    plugin = function(e)
-      local id = e.source
-      local name = sources[id]
-      if not name then
-        name = source_name(id) or ""
-        sources[id] = name
-      end
-      return name
-    end,
-    experiment = function(e) return e.experiment end,
-    activity = function(e) return e.activity end,
-    experiment_name = function(e) return registry:experiment_name(e.experiment) end,
-    activity_name = function(e) return registry:activity_name(e.experiment, e.activity) end,
-    application = function(e) return ffi.string(e.application) end,
-    time = function(e) return tonumber(e.time_us) / 1e6 end,
-    start_time = function(e) return tonumber(e.start_us) / 1e6 end,
-    bytes_sent = function(e)
-      if band(e.flags, HAS_BYTES) ~= 0 then return tonumber(e.bytes_sent) end
-    end,
-    bytes_received = function(e)
-      if band(e.flags, HAS_BYTES) ~= 0 then return tonumber(e.bytes_received) end
-    end,
-    uid = unknown, user = unknown, pid = unknown, comm = unknown, cgroup = unknown,
+    names = tags.names(options.registry), backends = options.backends, plugins = {}, source_name = options.source_name,
+    hits = options.hits,
   }
 end
 
--- Ids by what a rule assigns: an id within its range, or a name. Names are remembered; an
--- unknown one is nil and a message each time.
-local function make_resolvers(registry)
-  local experiments, activities = {}, {}
-  for id = 0, EXPERIMENT_MAX do activities[id] = {} end
-
-  local function experiment(value)
-    if type(value) == "number" then
-      if value >= 0 and value <= EXPERIMENT_MAX and value % 1 == 0 then return value end
-    elseif value == nil then
-      return 0
-    elseif type(value) == "string" then
-      local id = experiments[value]
-      if id then return id end
-      local message
-      id, message = registry:experiment_id(value)
-      experiments[value] = id
-      return id, message
-    end
-    return nil, ("experiment: expected a name or an id from 0 (unset) to %d; got %s"):format(EXPERIMENT_MAX, show(value))
-  end
-
-  local function activity(experiment_id, value)
-    if type(value) == "number" then
-      if value >= 0 and value <= ACTIVITY_MAX and value % 1 == 0 then return value end
-    elseif value == nil then
-      return 0
-    elseif type(value) == "string" then
-      local known = activities[experiment_id]
-      local id = known[value]
-      if id then return id end
-      if experiment_id == 0 then
-        return nil, ("activity %s: a name needs an experiment, and none is set"):format(show(value))
-      end
-      local message
-      id, message = registry:activity_id(experiment_id, value)
-      known[value] = id
-      return id, message
-    end
-    return nil, ("activity: expected a name or an id from 0 (unset) to %d; got %s"):format(ACTIVITY_MAX, show(value))
-  end
-
-  return experiment, activity
-end
-
--- Names of what can be assigned and read, sorted: for messages.
-local function sorted_keys(...)
-  local names = {}
-  for _, t in ipairs({ ... }) do
-    for name in pairs(t) do names[#names + 1] = name end
-  end
-  table.sort(names)
-  return names
-end
-
---- A view, and the hands that move it.
----@param options { registry: flowd.Registry, backends: table<string, integer>, source_name: (fun(id: integer): string?), hits: ffi.cdata* }
----   backends: name to bit mask; hits: struct counter *[rule number]
----@return table view: flow (for rules); enter(events), at(index), leave(), position(), undo(), act(event), for the chain
-function view.new(options)
-  local registry, backends, hits = options.registry, options.backends, options.hits
-  local resolve_experiment, resolve_activity = make_resolvers(registry)
-  local resolve_tag = tags.resolver(resolve_experiment, resolve_activity)
-
-  -- The event shown: events[index]; -1 is none.
-  local events, index = nil, -1
-  -- What the running rule overwrote and the event has no room for.
-  local saved_application = ffi.new("char[?]", APPLICATION_SIZE)
-  local application_saved = false
-
-  -- Before the first change that a rule makes to an event.
-  local function act(e)
-    local rule = e.cursor
-    if e.undo_cursor ~= rule then
-      e.undo_cursor = rule
-      e.undo_rule = e.rule
-      e.undo_experiment = e.experiment
-      e.undo_activity = e.activity
-      e.undo_route = e.route
-      application_saved = false
-      e.rule = rule
-      hits[rule].value = hits[rule].value + 1
-    end
-  end
-
-  local readers = make_readers(registry, options.source_name)
-  local writers, methods = {}, {}
-
-  function writers.experiment(e, value)
-    local id, message = resolve_experiment(value)
-    if not id then error(message, 3) end
-    act(e)
-    e.experiment = id
-  end
-
-  function writers.activity(e, value)
-    local id, message = resolve_activity(e.experiment, value)
-    if not id then error(message, 3) end
-    act(e)
-    e.activity = id
-  end
-
-  function writers.application(e, value)
-    if type(value) ~= "string" or #value >= APPLICATION_SIZE or value:find("%c") then
-      error(("application: expected a text of at most %d octets without control characters; got %s")
-        :format(APPLICATION_SIZE - 1, show(value)), 3)
-    end
-    act(e)
-    if not application_saved then
-      ffi.copy(saved_application, e.application, APPLICATION_SIZE)
-      application_saved = true
-    end
-    ffi.fill(e.application, APPLICATION_SIZE)
-    ffi.copy(e.application, value)
-  end
-
-  --- Set experiment and activity together: `flow:tag("atlas/Data Challenge")`, `flow:tag("atlas", "Data Challenge")`,
-  --- `flow:tag(2, 26)`, or what a map found. Without an activity it is unset. nil changes nothing.
-  ---@return boolean was there a tag?
-  function methods.tag(_, experiment, activity)
-    if index < 0 then outside() end
-    if experiment == nil then return false end
-    local e = events[index]
-    local experiment_id, activity_id, message = resolve_tag(experiment, activity)
-    if not experiment_id then error(message, 2) end
-    act(e)
-    e.experiment = experiment_id
-    e.activity = activity_id
-    return true
-  end
-
-  local function backend_bit(name)
-    local mask = backends[name]
-    if mask then return mask end
-    local names = sorted_keys(backends)
-    error(("route: no backend %s is configured%s"):format(show(name),
-      #names == 0 and "" or " (there is " .. table.concat(names, ", ") .. ")" .. suggest.hint(name, names)), 3)
-  end
-
-  --- Send the flow to these backends and to no others.
-  ---@param first string
-  function methods.route(_, first, second, third, ...)
-    if index < 0 then outside() end
-    if first == nil then error("route: expected the name of a backend", 2) end
-    local mask = backend_bit(first)
-    if second ~= nil then mask = bor(mask, backend_bit(second)) end
-    if third ~= nil then mask = bor(mask, backend_bit(third)) end
-    for i = 1, select("#", ...) do mask = bor(mask, backend_bit((select(i, ...)))) end
-    local e = events[index]
-    act(e)
-    e.route = mask
-  end
-
-  local flow = setmetatable({}, {
-    __metatable = false,
-    __index = function(_, field)
-      if index < 0 then outside() end
-      local read = readers[field]
-      if read then return read(events[index]) end
-      local method = methods[field]
-      if method then return method end
-      error(("a flow has no field %s%s"):format(show(field), suggest.hint(field, sorted_keys(readers, methods))), 2)
-    end,
-    __newindex = function(_, field, value)
-      if index < 0 then outside() end
-      local write = writers[field]
-      if write then
-        -- Not a tail call: an error names the line two levels up.
-        write(events[index], value)
-        return
-      end
-      if readers[field] or methods[field] then
-        error(("flow.%s cannot be changed; what can is %s"):format(field, table.concat(sorted_keys(writers), ", ")), 2)
-      end
-      error(("a flow has no field %s%s"):format(show(field), suggest.hint(field, sorted_keys(writers))), 2)
-    end,
-    __tostring = function()
-      if index < 0 then return "flow (none: no rule is running)" end
-      return view.describe(events[index])
-    end,
-  })
-
-  return {
-    flow = flow,
-    act = act,
-    enter = function(batch_events) events = batch_events end,
-    --- Move to an event, and return it.
-    at = function(i)
-      index = i
-      return events[i]
-    end,
-    leave = function() events, index = nil, -1 end,
-    position = function() return index end,
-    --- Take back what the running rule changed. Returns whether it had changed anything.
-    undo = function()
-      local e = events[index]
-      local rule = e.cursor
-      if e.undo_cursor ~= rule then return false end
-      e.rule = e.undo_rule
-      e.experiment = e.undo_experiment
-      e.activity = e.undo_activity
-      e.route = e.undo_route
-      if application_saved then ffi.copy(e.application, saved_application, APPLICATION_SIZE) end
-      e.undo_cursor = 0
-      hits[rule].value = hits[rule].value - 1
-      return true
-    end,
-  }
+--- Before a chain runs that is not the one that ran last.
+function view.bind(binding)
+  names, backends, plugins = binding.names, binding.backends, binding.plugins
+  source_name, hits = binding.source_name, binding.hits
 end
 
 local text = ffi.new("char[?]", ffi.C.ADDRESS_TEXT_SIZE)

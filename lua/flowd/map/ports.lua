@@ -2,6 +2,13 @@
 --- Map of ports: a single port before a range that holds it.
 local ffi = require("ffi")
 local declaration = require("flowd.rules.declaration")
+local numbers = require("flowd.numbers")
+
+local error, type = error, type
+
+local MAPS_MAX = 4096
+local numbered = numbers.new("const uint16_t *", MAPS_MAX, ffi.new("uint16_t[65536]"))
+local tables = numbered.pointers
 
 local ports = { kind = "ports", example = '{ [1094] = "atlas", ["20000-25000"] = "cms", … }' }
 
@@ -36,15 +43,20 @@ function ports.make(entries)
     end
   end
   if #problems > 0 then return nil, problems end
-  local pointer = ffi.cast("const uint16_t *", tag)
-  return function(port)
-    if type(port) ~= "number" or port < 0 or port > 65535 then
-      error(("find: expected a port; got %s"):format(tostring(port)), 2)
-    end
-    local found = pointer[port]
-    if found ~= 0 then return found end
-    return nil
-  end, nil, tag
+  local number, message = numbered:take(tag)
+  if not number then return nil, { "maps of ports: " .. message } end
+  return number, tag
+end
+
+function ports.find(number, port)
+  if type(port) ~= "number" or not (port >= 0 and port <= 65535) then
+    error(("find: expected a port; got %s"):format(tostring(port)), 3)
+  elseif not (number >= 0 and number < MAPS_MAX) then
+    error("this map was changed", 3)
+  end
+  local tag = tables[number][port]
+  if tag ~= 0 then return tag end
+  return nil
 end
 
 return ports

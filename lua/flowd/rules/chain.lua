@@ -8,11 +8,15 @@ local ffi = require("ffi")
 local counters = require("flowd.counters")
 local definition = require("flowd.rules.definition")
 local generate = require("flowd.rules.generate")
+local jit_options = require("flowd.jit_options")
 local log = require("flowd.log")
+local protected = require("flowd.protect").call
 local view = require("flowd.view")
 
 local DROPPED = ffi.C.EVENT_DROPPED
 local drop, accept = definition.drop, definition.accept
+local act, cell = view.act, view.cell
+local off_gauge = counters.get("flowd_rules_off")
 
 ---@class flowd.Chain
 ---@field rules flowd.ChainRule[]
@@ -39,6 +43,21 @@ function ChainRule.__index(rule, field)
   return nil
 end
 
+-- What a rule returned ends the chain for this event.
+local function stop(verdict)
+  local e = cell.event
+  if verdict == accept then
+    act(e)
+    return
+  elseif verdict == drop then
+    act(e)
+    e.flags = bit.bor(e.flags, DROPPED)
+    return
+  end
+  error(("a rule returns drop, accept or nothing; this one returned %s"):format(
+    type(verdict) == "string" and ("%q"):format(verdict) or tostring(verdict)), 0)
+end
+
 --- Compile rules into a chain.
 ---@param rules table[] { name, file, line, fn | declaration }
 ---@param options table registry, backends, source_name; note: struct state_running *, told the
@@ -59,42 +78,53 @@ function chain.new(rules, options)
     self.rules[number] = entry
     self.hits[number] = entry.hits_counter
   end
-  self.off_gauge = counters.get("flowd_rules_off")
-  self.off_gauge.value = 0
   -- As a pointer LuaJIT makes it a constant of the machine code; self.hits keeps it alive.
   local hits = ffi.cast("struct counter **", self.hits)
-  self.view = view.new({
+  self.binding = view.binding({
     registry = options.registry, backends = options.backends, source_name = options.source_name, hits = hits,
   })
-  local act = self.view.act
   self.shared = {
     note = options.note or ffi.cast("struct state_running *", nowhere),
-    flow = self.view.flow, at = self.view.at, hits = hits,
-    stop = function(e, _, verdict)
-      if verdict == accept then
-        act(e)
-        return true
-      elseif verdict == drop then
-        act(e)
-        e.flags = bit.bor(e.flags, DROPPED)
-        return true
-      end
-      error(("a rule returns drop, accept or nothing; this one returned %s"):format(
-        type(verdict) == "string" and ("%q"):format(verdict) or tostring(verdict)), 0)
-    end,
+    flow = view.flow, cell = cell, hits = hits, stop = stop,
   }
   self:compile()
+  self:prepare()
   return self
 end
 
 function Chain:compile()
-  self.loop, self.rest, self.anchors = generate.compile(self.rules, self.shared)
+  self.loop, self.rest, self.warm, self.anchors = generate.compile(self.rules, self.shared)
+  self.prepared = nil
+end
+
+-- Have LuaJIT compile the chain's loops: at first, and again when it has thrown them away. Behind a
+-- call of C: were a caller being compiled at this moment, it would get no further than here.
+function Chain:prepare()
+  assert(protected(self.warm))
+  self.prepared = jit_options.generation
+end
+
+-- The chain that ran last.
+local current
+
+function Chain:become_current()
+  view.bind(self.binding)
+  current = self
+  self:count_off()
+end
+
+function Chain:count_off()
+  local off = 0
+  for _, rule in ipairs(self.rules) do
+    if rule.off then off = off + 1 end
+  end
+  off_gauge.value = off
 end
 
 -- After an error: blame the rule, undo what it did. Returns where to go on.
 function Chain:contain(message)
-  local index = self.view.position()
-  local e = self.events[index]
+  local e = cell.event
+  local index = tonumber(e - self.events)
   local number = e.cursor
   local rule = self.rules[number]
   if not rule then
@@ -102,7 +132,7 @@ function Chain:contain(message)
     log.error("rules: internal error on %s: %s", view.describe(e), message)
     return index, #self.rules + 1
   end
-  self.view.undo()
+  view.undo()
   e.cursor = 0
   rule.errors_counter.value = rule.errors_counter.value + 1
   rule.log = rule.log or log.limited(5, 60)
@@ -130,26 +160,25 @@ end
 function Chain:switch(rule, on)
   rule.off = not on
   rule.failures = nil
-  local off = 0
-  for _, other in ipairs(self.rules) do
-    if other.off then off = off + 1 end
-  end
-  self.off_gauge.value = off
   self:compile()
+  if current == self then self:count_off() end
 end
 
 -- The stack down to the rule's function: what called that is the same each time.
-local function traceback(raised)
-  local message = tostring(raised)
-  local stack = debug.traceback(message, 2):gsub("\n%s*=?rules:%d.*$", ""):gsub("\t", "  ")
-  local _, frames = stack:sub(#message + 1):gsub("\n", "")
-  return frames > 2 and stack or message
+local function trim(message)
+  message = tostring(message)
+  local start = message:find("\nstack traceback:", 1, true)
+  if not start then return message end
+  local stack = message:sub(start):gsub("\n%s*=?rules:%d.*$", ""):gsub("\t", "  ")
+  local _, lines = stack:gsub("\n", "")
+  return message:sub(1, start - 1) .. (lines > 2 and stack or "")
 end
 
 -- Behind an error: the rest of the event's rules, then the events after it.
 local function go_on(self, index, from, last)
-  self.rest(self.view.at(index), from)
-  self.loop(index + 1, last)
+  cell.event = self.events + index
+  self.rest(from)
+  self.loop(self.events, index + 1, last)
 end
 
 --- Run the rules on every event of the batch that has no decision yet.
@@ -157,15 +186,16 @@ end
 function Chain:run(batch)
   local count = batch.count
   if count == 0 or #self.rules == 0 then return end
+  if current ~= self then self:become_current() end
+  if self.prepared ~= jit_options.generation then self:prepare() end
   local last = count - 1
   self.events = ffi.cast("struct flow_event *", batch.event)
-  self.view.enter(self.events)
-  local ok, message = xpcall(self.loop, traceback, 0, last)
+  local ok, message = protected(self.loop, self.events, 0, last)
   while not ok do
-    local index, from = self:contain(message)
-    ok, message = xpcall(go_on, traceback, self, index, from, last)
+    local index, from = self:contain(trim(message))
+    ok, message = protected(go_on, self, index, from, last)
   end
-  self.view.leave()
+  cell.event = nil
   self.seen = self.seen + count
 end
 

@@ -1,35 +1,49 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- Rules as straight-line Lua: what the chain runs for each event.
 --
--- A declaration becomes comparisons and stores, a function a call; both stand one after the
--- other in their order. Constants (sets, functions) are locals around the generated function,
--- never assigned again, so that LuaJIT takes them into the machine code. A function may refer to
--- 60 of them: long chains are cut into pieces.
+-- Each rule becomes a function of its own: a declaration comparisons and stores, a function a call.
+-- One function runs them in order for each event of a batch. Constants (sets, functions, C memory) are
+-- locals around a function, never assigned again: LuaJIT takes them into the machine code.
+--
+-- LuaJIT compiles paths, and a path ends only where a loop is entered that is compiled already.
+-- Without one, each outcome of a rule has its own copy of all rules after it. So each rule is called in
+-- a loop, which makes one turn, and all these loops are compiled before the first event: `warm` has
+-- them turn idly. Then the code grows with the outcomes of each rule, not with their product, and a
+-- rule that LuaJIT cannot compile is interpreted alone.
 local bit = require("bit")
 local ffi = require("ffi")
 local api = require("flowd.api")
 
 local generate = {}
 
--- Constants that a piece may have, besides the ones that all pieces share.
-local PIECE_CONSTANTS = 40
-local DROPPED = ffi.C.EVENT_DROPPED
+local DROPPED, DECIDED = ffi.C.EVENT_DROPPED, ffi.C.EVENT_DECIDED
+-- Rules in one turn of a loop: paths multiply inside, the way from loop to loop costs 3 ns. And about
+-- how many constants: a function may refer to 60.
+local TURN_RULES, TURN_CONSTANTS = 4, 40
+-- Rules that one function calls: they are its locals, of which a trace has room for some 200.
+local PIECE_RULES = 50
 
--- ---- constants -----------------------------------------------------------------
+-- Decided events: no rule runs on them. LuaJIT compiles a loop after 56 turns.
+local IDLE_EVENTS = 200
+local idle_events = ffi.new("struct flow_event[?]", IDLE_EVENTS)
+for i = 0, IDLE_EVENTS - 1 do idle_events[i].flags = DECIDED end
 
-local Piece = {}
-Piece.__index = Piece
+-- ---- the source of one rule ------------------------------------------------------
 
-local function new_piece() return setmetatable({ lines = {}, names = {}, values = {}, anchors = {} }, Piece) end
+---@class flowd.rules.Source
+local Source = {}
+Source.__index = Source
 
--- A local of the piece that holds `value`.
-function Piece:constant(prefix, value)
+local function new_source() return setmetatable({ lines = {}, names = {}, values = {}, anchors = {} }, Source) end
+
+-- A local around the function that holds `value`.
+function Source:constant(prefix, value)
   local name = ("%s%d"):format(prefix, #self.names + 1)
   self.names[#self.names + 1], self.values[#self.values + 1] = name, value
   return name
 end
 
-function Piece:add(format, ...) self.lines[#self.lines + 1] = format:format(...) end
+function Source:add(format, ...) self.lines[#self.lines + 1] = format:format(...) end
 
 -- ---- tests ---------------------------------------------------------------------
 
@@ -40,17 +54,17 @@ local function any_of(expression, numbers)
 end
 
 -- A bit for each of 65,536 numbers.
-local function bitmap(piece, fill)
+local function bitmap(source, fill)
   local words = ffi.new("uint32_t[2048]")
   fill(function(number)
     local word = bit.rshift(number, 5)
     words[word] = bit.bor(words[word], bit.lshift(1, bit.band(number, 31)))
   end)
-  piece.anchors[#piece.anchors + 1] = words
-  return piece:constant("bits", ffi.cast("const uint32_t *", words))
+  source.anchors[#source.anchors + 1] = words
+  return source:constant("bits", ffi.cast("const uint32_t *", words))
 end
 
-local function port_test(piece, field, ranges)
+local function port_test(source, field, ranges)
   if #ranges <= 2 then
     local parts = {}
     for i, range in ipairs(ranges) do
@@ -59,7 +73,7 @@ local function port_test(piece, field, ranges)
     end
     return #parts == 1 and parts[1] or ("(%s or %s)"):format(parts[1], parts[2])
   end
-  local name = bitmap(piece, function(set)
+  local name = bitmap(source, function(set)
     for _, range in ipairs(ranges) do
       for port = range[1], range[2] do set(port) end
     end
@@ -67,16 +81,16 @@ local function port_test(piece, field, ranges)
   return ("band(rshift(%s[rshift(key.%s, 5)], band(key.%s, 31)), 1) ~= 0"):format(name, field, field)
 end
 
-local function address_test(piece, field, set)
-  piece.anchors[#piece.anchors + 1] = set.anchor
-  return ("find(%s, key.%s) ~= 0"):format(piece:constant("set", set.pointer), field)
+local function address_test(source, field, set)
+  source.anchors[#source.anchors + 1] = set.anchor
+  return ("find(%s, key.%s) ~= 0"):format(source:constant("set", set.pointer), field)
 end
 
-local function activity_test(piece, test)
+local function activity_test(source, test)
   local parts = {}
   if #test.any > 0 then parts[1] = any_of("e.activity", test.any) end
   if #test.named > 0 then
-    local name = bitmap(piece, function(set)
+    local name = bitmap(source, function(set)
       for _, pair in ipairs(test.named) do set(pair[1] * 64 + pair[2]) end
     end)
     parts[#parts + 1] = ("band(rshift(%s[e.experiment * 2 + rshift(e.activity, 5)], band(e.activity, 31)), 1) ~= 0"):format(name)
@@ -84,7 +98,7 @@ local function activity_test(piece, test)
   return #parts == 1 and parts[1] or "(" .. table.concat(parts, " or ") .. ")"
 end
 
-local function application_test(piece, test)
+local function application_test(source, test)
   local exact, starts = test.exact, test.starts
   local function matches(e)
     local text = ffi.string(e.application)
@@ -94,7 +108,7 @@ local function application_test(piece, test)
     end
     return false
   end
-  return piece:constant("application", matches) .. "(e)"
+  return source:constant("application", matches) .. "(e)"
 end
 
 -- Cheapest first.
@@ -104,144 +118,217 @@ local tests = {
   { "state", function(_, _, test) return any_of("e.state", test) end },
   { "plugin", function(_, _, test) return any_of("e.source", test) end },
   { "experiment", function(_, _, test) return any_of("e.experiment", test) end },
-  { "activity", function(piece, _, test) return activity_test(piece, test) end },
+  { "activity", function(source, _, test) return activity_test(source, test) end },
   { "src_port", port_test },
   { "dst_port", port_test },
   { "src", address_test },
   { "dst", address_test },
-  { "application", function(piece, _, test) return application_test(piece, test) end },
+  { "application", function(source, _, test) return application_test(source, test) end },
 }
 
 -- The tests and effects of a declaration.
-local function add_declaration(piece, number, d)
+local function add_declaration(source, number, d)
   local conditions = {}
   for _, test in ipairs(tests) do
     local field, make = test[1], test[2]
-    if d.tests[field] then conditions[#conditions + 1] = make(piece, field, d.tests[field]) end
+    if d.tests[field] then conditions[#conditions + 1] = make(source, field, d.tests[field]) end
   end
+  source:add("local e = cell.event")
+  source:add("local key = e.key")
   -- Making a string can fail for want of memory: the chain must know where.
-  if d.tests.application then piece:add("e.cursor = %d", number) end
-  if #conditions > 0 then piece:add("if %s then", table.concat(conditions, " and ")) else piece:add("do") end
-  piece:add("hits[%d].value = hits[%d].value + 1", number, number)
-  piece:add("e.rule = %d", number)
-  if d.experiment then piece:add("e.experiment = %d", d.experiment) end
-  if d.activity then piece:add("e.activity = %d", d.activity) end
-  if d.route then piece:add("e.route = %d", bit.tobit(d.route)) end
+  if d.tests.application then source:add("e.cursor = %d", number) end
+  if #conditions > 0 then source:add("if %s then", table.concat(conditions, " and ")) else source:add("do") end
+  source:add("hits[%d].value = hits[%d].value + 1", number, number)
+  source:add("e.rule = %d", number)
+  if d.experiment then source:add("e.experiment = %d", d.experiment) end
+  if d.activity then source:add("e.activity = %d", d.activity) end
+  if d.route then source:add("e.route = %d", bit.tobit(d.route)) end
   if d.application then
     local text = ffi.new("char[?]", ffi.C.FLOW_APPLICATION_SIZE, d.application)
-    piece.anchors[#piece.anchors + 1] = text
-    piece:add("copy(e.application, %s, %d)", piece:constant("text", ffi.cast("const char *", text)),
+    source.anchors[#source.anchors + 1] = text
+    source:add("copy(e.application, %s, %d)", source:constant("text", ffi.cast("const char *", text)),
       ffi.C.FLOW_APPLICATION_SIZE)
   end
-  if d.verdict == "drop" then piece:add("e.flags = bor(e.flags, %d)", DROPPED) end
-  if d.verdict then piece:add("do return true end") end
-  piece:add("end")
+  if d.verdict == "drop" then source:add("e.flags = bor(e.flags, %d)", DROPPED) end
+  if d.verdict then source:add("do return true end") end
+  source:add("end")
 end
 
-local function add_function(piece, number, fn)
-  piece:add("do e.cursor = %d", number)
+local function add_function(source, number, fn)
+  source:add("cell.event.cursor = %d", number)
   -- Should it never return, the next process finds its number here.
-  piece:add("note.number = %d", number)
-  piece:add("local verdict = %s(flow)", piece:constant("rule", fn))
-  piece:add("if verdict then return stop(e, %d, verdict) end end", number)
+  source:add("note.number = %d", number)
+  source:add("local verdict = %s(flow)", source:constant("rule", fn))
+  source:add("if verdict then stop(verdict) return true end")
 end
 
--- ---- pieces --------------------------------------------------------------------
+-- ---- functions -------------------------------------------------------------------
 
-local HEAD = [[
+-- What a rule's function returns: nil, the next rule's turn; true, a verdict; false, an idle turn, of
+-- which it makes 256.
+local RULE = [[
 local shared, constants = ...
-local flow, stop, hits, find, copy = shared.flow, shared.stop, shared.hits, shared.find, shared.copy
+local cell, flow, stop, note = shared.cell, shared.flow, shared.stop, shared.note
+local hits, find, copy = shared.hits, shared.find, shared.copy
 local band, bor, rshift = shared.band, shared.bor, shared.rshift
-local note = shared.note
-]]
+CONSTANTS
+return function()
+if not cell.live then
+  local turn = cell.turn + 1
+  cell.turn = turn
+  if band(turn, 255) ~= 0 then return false end
+  return nil
+end
+LINES
+end]]
 
--- Two functions of a piece: all its rules, and those from a number on.
-local function load_piece(piece, shared)
-  local source = { HEAD }
-  if #piece.names > 0 then
-    source[#source + 1] = ("local %s = unpack(constants)\n"):format(table.concat(piece.names, ", "))
-  end
-  local function add(parameters, lines)
-    source[#source + 1] = ("(function(%s)\nlocal key = e.key\n%s\nend)"):format(parameters, table.concat(lines, "\n"))
-  end
-  source[#source + 1] = "return "
-  add("e", piece.lines)
-  source[#source + 1] = ", "
-  add("e, from", piece.guarded)
-  local chunk = assert(loadstring(table.concat(source), "=rules"))
-  local environment = setfenv(chunk, { unpack = unpack })
-  return environment(shared, piece.values)
+local function load_source(source, shared)
+  local constants = #source.names > 0 and ("local %s = unpack(constants)"):format(table.concat(source.names, ", ")) or ""
+  local text = RULE:gsub("%u%u%u+", { CONSTANTS = constants, LINES = table.concat(source.lines, "\n") })
+  local chunk = setfenv(assert(loadstring(text, "=rules")), { unpack = unpack })
+  return chunk(shared, source.values)
 end
 
--- Rules in pieces of at most PIECE_CONSTANTS constants each.
-local function make_pieces(rules)
-  local pieces, piece = {}, nil
+local function add_rule(source, number, rule)
+  source:add("do")
+  if rule.fn then add_function(source, number, rule.fn) else add_declaration(source, number, rule.declaration) end
+  source:add("end")
+end
+
+-- The function of one rule.
+local function load_rule(number, rule, shared, anchors)
+  local source = new_source()
+  add_rule(source, number, rule)
+  anchors[number] = source.anchors
+  return load_source(source, shared)
+end
+
+-- Functions of TURN_RULES rules each.
+local function load_rules(rules, shared, anchors)
+  local functions, source, count = {}, new_source(), 0
   for number, rule in ipairs(rules) do
     if not rule.off then
-      if not piece or #piece.names > PIECE_CONSTANTS or #piece.lines > 400 then
-        piece = new_piece()
-        piece.guarded = {}
-        pieces[#pieces + 1] = piece
+      add_rule(source, number, rule)
+      count = count + 1
+      if count == TURN_RULES or #source.names > TURN_CONSTANTS then
+        functions[#functions + 1] = load_source(source, shared)
+        anchors[#anchors + 1] = source.anchors
+        source, count = new_source(), 0
       end
-      local first = #piece.lines + 1
-      if rule.fn then add_function(piece, number, rule.fn) else add_declaration(piece, number, rule.declaration) end
-      local body = table.concat(piece.lines, "\n", first)
-      piece.guarded[#piece.guarded + 1] = ("if from <= %d then\n%s\nend"):format(number, body)
     end
   end
-  return pieces
+  if count > 0 then
+    functions[#functions + 1] = load_source(source, shared)
+    anchors[#anchors + 1] = source.anchors
+  end
+  return functions
 end
 
+-- Calls of rules, or of pieces (which have loops of their own), that are locals; to be followed by a
+-- label `done`.
+local function calls(names, pieces)
+  local lines = {}
+  for i, name in ipairs(names) do
+    lines[i] = (pieces and "if %s() then goto done end"
+      or "do local over repeat over = %s() until over ~= false if over then goto done end end"):format(name)
+  end
+  return table.concat(lines, "\n")
+end
+
+local PIECE = [[
+local rules = ...
+local NAMES = unpack(rules)
+return function()
+  local NAMES = NAMES
+  CALLS
+  do return false end
+  ::done::
+  return true
+end]]
+
+-- `next_event` is a local like the rules: a function that refers to nothing outside itself is cheaper
+-- to come back to, from one loop's code to the next.
 local LOOP = [[
-local shared, pieces = ...
-local at, band, decided = shared.at, shared.band, shared.decided
-local NAMES = unpack(pieces)
-return function(first, last)
+local shared, rules = ...
+local cell, band, decided = shared.cell, shared.band, shared.decided
+local NAMES = unpack(rules)
+-- No local for the event: where rules are called it would have to be an object.
+local function next_event(events, i)
+  cell.event = events + i
+  if band(cell.event.flags, decided) ~= 0 then return false end
+  cell.event.cursor, cell.event.undo_cursor = 0, 0
+  return true
+end
+return function(events, first, last)
+  local next_event, NAMES = next_event, NAMES
   for i = first, last do
-    local e = at(i)
-    if band(e.flags, decided) == 0 then
-      e.cursor, e.undo_cursor = 0, 0
+    if next_event(events, i) then
       CALLS
     end
+    ::done::
   end
-end
-]]
+end]]
 
--- Calls one after the other until one returns true. Nested or'd: no branch more than needed.
-local function load_loop(shared, functions)
-  local names, calls = {}, {}
-  for i = 1, #functions do
-    names[i] = "piece" .. i
-    calls[i] = ("piece%d(e)"):format(i)
+-- A function that calls others in order.
+local function load_calls(template, functions, pieces, ...)
+  local names = {}
+  for i = 1, #functions do names[i] = "rule" .. i end
+  local text = template:gsub("%u%u%u+", { NAMES = table.concat(names, ", "), CALLS = calls(names, pieces) })
+  local chunk = setfenv(assert(loadstring(text, "=rules")), { unpack = unpack })
+  return chunk(...)
+end
+
+-- At most PIECE_RULES functions that do the same as all of `functions`; whether they are pieces.
+local function gather(functions)
+  local gathered = false
+  while #functions > PIECE_RULES do
+    local pieces = {}
+    for from = 1, #functions, PIECE_RULES do
+      local part = { unpack(functions, from, math.min(from + PIECE_RULES - 1, #functions)) }
+      pieces[#pieces + 1] = load_calls(PIECE, part, gathered, part)
+    end
+    functions, gathered = pieces, true
   end
-  local source = LOOP:gsub("NAMES", table.concat(names, ", "))
-    :gsub("CALLS", #calls == 1 and calls[1] or "local _ = " .. table.concat(calls, " or "))
-  local chunk = setfenv(assert(loadstring(source, "=rules")), { unpack = unpack })
-  return chunk(shared, functions)
+  return functions, gathered
 end
 
 --- Compile rules.
 ---@param rules table[] { fn | declaration, off }
----@param shared { flow: flowd.Flow, at: function, stop: function, hits: ffi.cdata*, note: ffi.cdata* }
----@return fun(first: integer, last: integer) loop runs all rules on each event not yet decided
----@return fun(e: ffi.cdata*, from: integer) rest runs the rules from a number on, on one event
+---@param shared table of the view: flow, cell; stop(verdict); hits; note
+---@return fun(events: ffi.cdata*, first: integer, last: integer) loop runs all rules on the undecided events
+---@return fun(from: integer) rest runs the rules from a number on, on the event in the cell
+---@return fun() warm has LuaJIT compile the loops; runs no rule
 ---@return any anchors keep them as long as the functions
 function generate.compile(rules, shared)
   local all = {
     find = api.prefix_map_find, copy = ffi.copy, band = bit.band, bor = bit.bor, rshift = bit.rshift,
-    decided = bit.bor(ffi.C.EVENT_DECIDED, DROPPED),
+    decided = bit.bor(DECIDED, DROPPED),
   }
   for name, value in pairs(shared) do all[name] = value end
-  local pieces = make_pieces(rules)
-  if #pieces == 0 then return function() end, function() end, pieces end
-  local whole, rests = {}, {}
-  for i, piece in ipairs(pieces) do whole[i], rests[i] = load_piece(piece, all) end
-  local function rest(e, from)
-    for i = 1, #rests do
-      if rests[i](e, from) then return end
+  local anchors, single, single_anchors = {}, {}, {}
+  local functions = load_rules(rules, all, anchors)
+  if #functions == 0 then return function() end, function() end, function() end, anchors end
+  local gathered, pieces = gather(functions)
+  local loop = load_calls(LOOP, gathered, pieces, all, gathered)
+  -- Needed only behind an error.
+  local function rest(from)
+    for number = from, #rules do
+      if not rules[number].off then
+        single[number] = single[number] or load_rule(number, rules[number], all, single_anchors)
+        if single[number]() then return end
+      end
     end
   end
-  return load_loop(all, whole), rest, pieces
+  local function warm()
+    local cell = all.cell
+    cell.live = false
+    -- An undecided event for the rules' loops, decided ones for the loop over events.
+    idle_events[0].flags = 0
+    loop(idle_events + 0, 0, IDLE_EVENTS - 1)
+    cell.live = true
+    cell.event = nil
+  end
+  return loop, rest, warm, anchors
 end
 
 return generate

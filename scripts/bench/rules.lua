@@ -1,0 +1,146 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- Twenty typical rules (rules/site.lua) on batches, against the same by hand (rules/inline.lua), and
+--- whether LuaJIT compiled all of it. Usage: scripts/bench/run rules
+package.path = "./?.lua;" .. package.path
+local bench = require("scripts.bench.bench")
+local ffi = require("ffi")
+local api = require("flowd.api")
+local policy = require("flowd.policy")
+local registry = require("flowd.registry")
+local rules = require("flowd.rules")
+local temp = require("spec.support.temp")
+
+local BATCH = ffi.C.FLOW_BATCH_MAX
+local BATCHES, ROUNDS = 16, tonumber(arg[1] or 60)
+local PIPE, HTTP = 1, 2
+
+-- -- events: transfers of a site's servers ---------------------------------------------
+
+local state = 4711
+local function random(n)
+  state = (state * 1103515245 + 12345) % 2147483648
+  return math.floor(state / 65536) % n
+end
+local function one_of(list) return list[1 + random(#list)] end
+
+local function fill(e)
+  local src, dst
+  local key = e.key
+  if random(5) == 0 then
+    src = ("192.0.2.%d"):format(random(256))
+    dst = random(20) == 0 and ("10.0.%d.%d"):format(random(256), random(256)) or ("198.51.100.%d"):format(random(256))
+  else
+    src = ("2001:db8:1:%x::%x"):format(random(6), random(64))
+    dst = random(20) == 0 and ("2001:db8:1:%x::%x"):format(random(6), random(64))
+      or ("2001:db8:%x:%x::%x"):format(one_of({ 0x100, 0x101, 0x200, 0x300, 0x301, 0x4000, 0x8001 }), random(256), random(65536))
+  end
+  key.family = api.address_parse(src, #src, key.src)
+  api.address_parse(dst, #dst, key.dst)
+  key.src_port = one_of({ 1094, 1094, 1094, 2811, 8443, 8444, 443, 20000 + random(5000), 50000 + random(1000) })
+  key.dst_port = random(10) == 0 and one_of({ 9, 80, 1094, 5201, 33440 }) or 32768 + random(28000)
+  key.protocol = random(50) == 0 and ffi.C.FLOW_UDP or ffi.C.FLOW_TCP
+  e.state = random(2) == 0 and ffi.C.FLOW_START or ffi.C.FLOW_END
+  e.source = random(4) == 0 and HTTP or PIPE
+  e.experiment = random(2) == 0 and 0 or one_of({ 2, 3, 4, 5, 200 })
+  e.activity = e.experiment == 0 and 0 or random(10)
+  e.time_us, e.start_us = 1700000001000000ULL, 1700000000000000ULL
+  e.route, e.slot = -1, -1
+end
+
+local fresh, work = {}, ffi.new("struct flow_batch")
+for n = 1, BATCHES do
+  fresh[n] = ffi.new("struct flow_batch")
+  fresh[n].count = BATCH
+  for i = 0, BATCH - 1 do fill(fresh[n].event[i]) end
+end
+
+-- -- rules ---------------------------------------------------------------------------
+
+local names = registry.load_embedded()
+
+local function compile(path)
+  local file = assert(io.open(path))
+  local environment = policy.new()
+  assert(environment:load(file:read("*a"), "@" .. path))()
+  file:close()
+  local chain, problems = rules.compile(environment:take_rules(), {
+    registry = names, backends = { marker = 1, firefly = 2 },
+    source_id = function(name) return name == "pipe" and PIPE or HTTP end,
+    source_name = function(id) return id == PIPE and "pipe" or "http" end,
+  })
+  return chain or error(table.concat(problems, "\n"))
+end
+
+local chain = compile("scripts/bench/rules/site.lua")
+local by_hand = require("scripts.bench.rules.inline").make(PIPE, HTTP, names:experiment_id("lhcb"), names:experiment_id("alice"),
+  names:activity_id(2, "Analysis Input"))
+
+local function run_chain() chain:run(work) end
+local function run_by_hand() by_hand(work.event, work.count) end
+local function run_nothing() end
+
+-- Both must come to the same: else the comparison means nothing.
+local function compare()
+  local other = ffi.new("struct flow_batch")
+  for n = 1, BATCHES do
+    ffi.copy(work, fresh[n], ffi.sizeof(work))
+    run_chain()
+    ffi.copy(other, work, ffi.sizeof(work))
+    ffi.copy(work, fresh[n], ffi.sizeof(work))
+    run_by_hand()
+    for i = 0, BATCH - 1 do
+      local a, b = other.event[i], work.event[i]
+      assert(a.experiment == b.experiment and a.activity == b.activity and a.route == b.route and a.flags == b.flags,
+        ("event %d of batch %d differs"):format(i, n))
+    end
+  end
+end
+
+-- Nanoseconds per event, copying included.
+local function cost(run)
+  local start = api.clock_monotonic_ns()
+  for n = 1, BATCHES do
+    ffi.copy(work, fresh[n], ffi.sizeof(work))
+    run()
+  end
+  return tonumber(api.clock_monotonic_ns() - start) / (BATCHES * BATCH)
+end
+
+-- -- what LuaJIT says -----------------------------------------------------------------
+
+-- jit.v is part of a LuaJIT installation, not of the daemon.
+local function watch()
+  package.path = package.path .. ";/usr/share/luajit-2.1/?.lua;/usr/share/luajit-2.1.0-beta3/?.lua"
+  local path = temp.dir() .. "/jit.v"
+  require("jit.v").on(path)
+  return function()
+    require("jit.v").off()
+    local text = assert(temp.read(path))
+    local traces, aborted = 0, {}
+    for line in text:gmatch("[^\n]+") do
+      if line:find("^%[TRACE %-%-%-") then aborted[#aborted + 1] = line elseif line:find("^%[TRACE") then traces = traces + 1 end
+    end
+    return traces, aborted, text
+  end
+end
+
+compare()
+require("jit").flush()
+local finish = watch()
+for _ = 1, 100 do cost(run_chain) end
+local traces, aborted, text = finish()
+if os.getenv("BENCH_TRACES") then io.stderr:write(text) end
+for _, line in ipairs(aborted) do bench.note("%s", line) end
+for _ = 1, 100 do cost(run_by_hand) end
+
+-- The least of many short rounds, which other programs on the machine disturb least.
+local ours, theirs, copying = math.huge, math.huge, math.huge
+for _ = 1, ROUNDS do
+  copying = math.min(copying, cost(run_nothing))
+  ours = math.min(ours, cost(run_chain))
+  theirs = math.min(theirs, cost(run_by_hand))
+end
+ours, theirs = ours - copying, theirs - copying
+bench.row("rules: 20 typical, per event", ("%.0f ns"):format(ours), ("%.0f ns"):format(theirs), ours / theirs,
+  "<= 3.00, <= 300 ns", ours <= 300 and ours / theirs <= 3)
+bench.row("rules: traces aborted", tostring(#aborted), ("of %d"):format(traces + #aborted), nil, "0", #aborted == 0)
