@@ -79,16 +79,22 @@ function bench.sink(namespace, port, cpu)
   function sink:reset() -- luacheck: ignore 212
     local c = self.counters
     c.datagrams, c.octets, c.starts, c.ends, c.first_ns, c.last_ns = 0, 0, 0, 0, 0, 0
+    self.dropped_before = tonumber(c.dropped)
   end
 
-  --- Wait until nothing more can come: `count` datagrams, or none for half a second.
+  --- Datagrams that did not fit into its receive buffer since the last reset.
+  ---@return integer
+  function sink:dropped() return tonumber(self.counters.dropped) - (self.dropped_before or 0) end -- luacheck: ignore 212
+
+  --- Wait until nothing more can come: `count` datagrams, or none for three seconds (a sender
+  --- that has no processor for a while has not ended).
   ---@return integer datagrams
   function sink:settle(count, seconds)
     local last, since = -1, process.now()
     process.wait_for("datagrams", seconds or 60, function()
       local n = tonumber(self.counters.datagrams)
       if n ~= last then last, since = n, process.now() end
-      return n >= count or process.now() - since > 0.5
+      return n >= count or process.now() - since > 3
     end)
     return last
   end

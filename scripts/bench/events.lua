@@ -59,7 +59,7 @@ local function run_daemon(ns, sink, d, lines)
   local c = sink.counters
   if c.starts ~= FLOWS or c.ends ~= FLOWS then
     error(("%d lines made %d start and %d end fireflies (the sink dropped %d)"):format(2 * FLOWS, tonumber(c.starts),
-      tonumber(c.ends), tonumber(c.dropped)), 0)
+      tonumber(c.ends), sink:dropped()), 0)
   end
   return 2 * FLOWS / (tonumber(c.last_ns) - tonumber(feed:stdout())) * 1e9, tonumber(c.octets) / tonumber(c.datagrams)
 end

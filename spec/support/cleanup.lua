@@ -93,7 +93,10 @@ function cleanup.check_interrupt()
   local set = ffi.new("struct cleanup_signal_set")
   C.sigpending(set)
   for _, signal in ipairs({ SIGINT, SIGTERM }) do
-    if C.sigismember(set, signal) == 1 then os.exit(128 + signal) end
+    if C.sigismember(set, signal) == 1 then
+      interrupts = false -- it stays pending: what takes things down waits too, and is to go on
+      os.exit(128 + signal)
+    end
   end
 end
 
