@@ -1,0 +1,161 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- Lua that may take long, run in slices between batches of events.
+--
+-- A slice is a coroutine that is interpreted and left, wherever it is, when its time is spent: in an
+-- endless loop, in a metamethod, under pcall. The hook that does it is there only during a step, so that
+-- everything else runs as fast as ever. What it calls is interrupted too, unless LuaJIT has or gets it
+-- compiled (a long loop of the framework needs jit.off), or a C function such as string.find is at work.
+--
+-- Inside a function that a C function calls a coroutine cannot be left. After 200 ms there it ends with an
+-- error. slice.library has table.sort and string.gsub without that limit.
+local core = require("flowd.slice_core")
+
+local step = core.step
+local find, sub, c_gsub = string.find, string.sub, string.gsub
+local concat = table.concat
+
+local slice = {}
+
+---@class flowd.Slice
+---@field thread thread
+---@field finished boolean
+local Slice = {}
+Slice.__index = Slice
+
+--- A slice that runs a function. Nothing happens before the first step.
+---@param fn function it and the functions inside it are never compiled from now on
+---@param ... any its arguments
+---@return flowd.Slice
+function slice.new(fn, ...)
+  jit.off(fn, true)
+  return setmetatable({ thread = coroutine.create(fn), arguments = { n = select("#", ...), ... }, finished = false },
+    Slice)
+end
+
+local function result(self, what, ...)
+  if what ~= "more" then self.finished = true end
+  return what, ...
+end
+
+--- Run for a while.
+---@param budget_ns number nanoseconds
+---@param ... any what coroutine.yield returns inside, if that is what left
+---@return "more"|"done"|"error" what
+---@return any ... more: values given to coroutine.yield, none when the time was spent; done: results; error: the
+---   error and a traceback, which begins with "stack traceback:"
+function Slice:step(budget_ns, ...)
+  if self.finished then error("this slice has ended", 2) end
+  local arguments = self.arguments
+  if arguments then
+    self.arguments = nil
+    return result(self, step(self.thread, budget_ns, unpack(arguments, 1, arguments.n)))
+  end
+  return result(self, step(self.thread, budget_ns, ...))
+end
+
+--- Never go on with it. Where it was, if it had begun:
+---@return string traceback
+function Slice:cancel()
+  self.finished = true
+  local trace = debug.traceback(self.thread)
+  self.thread = nil
+  return trace
+end
+
+--- Run to the end, in one go after the other, for tests and where nothing else waits.
+---@return "done"|"error" what
+---@return any ...
+function Slice:finish()
+  local function go_on(what, ...)
+    if what == "more" then return go_on(self:step(1e9)) end
+    return what, ...
+  end
+  return go_on(self:step(1e9))
+end
+
+-- Heap sort: in place, no recursion, and any comparison function, however wrong, ends.
+local function sift(list, first, last, before)
+  local root = first
+  local value = list[root]
+  while true do
+    local child = 2 * root
+    if child > last then break end
+    if child < last and before(list[child], list[child + 1]) then child = child + 1 end
+    if not before(value, list[child]) then break end
+    list[root] = list[child]
+    root = child
+  end
+  list[root] = value
+end
+
+local function less(a, b) return a < b end
+
+local function sort(list, before)
+  if type(list) ~= "table" then error(("bad argument #1 to 'sort' (table expected, got %s)"):format(type(list)), 2) end
+  if before ~= nil and type(before) ~= "function" then
+    error(("bad argument #2 to 'sort' (function expected, got %s)"):format(type(before)), 2)
+  end
+  before = before or less
+  local count = #list
+  for i = math.floor(count / 2), 1, -1 do sift(list, i, count, before) end
+  for last = count, 2, -1 do
+    list[1], list[last] = list[last], list[1]
+    sift(list, 1, last - 1, before)
+  end
+end
+
+local function replacement(whole, replace, first, ...)
+  local value
+  if type(replace) == "table" then
+    value = replace[first == nil and whole or first]
+  elseif first == nil then
+    value = replace(whole)
+  else
+    value = replace(first, ...)
+  end
+  if not value then return whole end
+  if type(value) ~= "string" and type(value) ~= "number" then
+    error(("invalid replacement value (a %s)"):format(type(value)), 0)
+  end
+  return value
+end
+
+-- The match that string.find tells, if any: first, last, captures.
+local function replace_match(out, text, from, replace, first, last, ...)
+  if not first then return nil end
+  out[#out + 1] = sub(text, from, first - 1)
+  out[#out + 1] = replacement(sub(text, first, last), replace, ...)
+  return first, last
+end
+
+local function gsub(text, pattern, replace, count_max)
+  local kind = type(replace)
+  if kind ~= "function" and not (kind == "table" and getmetatable(replace)) then
+    return c_gsub(text, pattern, replace, count_max)
+  end
+  text, pattern = tostring(text), tostring(pattern)
+  local out, count, from = {}, 0, 1
+  local anchored = sub(pattern, 1, 1) == "^"
+  while not count_max or count < count_max do
+    local first, last = replace_match(out, text, from, replace, find(text, pattern, from))
+    if not first then break end
+    count = count + 1
+    if last >= first then
+      from = last + 1
+    else
+      -- Nothing was matched: the octet there is taken over.
+      out[#out + 1] = sub(text, first, first)
+      from = first + 1
+    end
+    if anchored or from > #text + 1 then break end
+  end
+  out[#out + 1] = sub(text, from)
+  return concat(out), count
+end
+
+--- What a sandbox for sliced code has in place of the C functions that call back into Lua.
+slice.library = { table = { sort = sort }, string = { gsub = gsub } }
+
+for _, fn in ipairs({ sift, less, sort, replacement, replace_match, gsub }) do jit.off(fn) end
+
+return slice

@@ -1,0 +1,220 @@
+-- SPDX-License-Identifier: Apache-2.0
+local api = require("flowd.api")
+local slice = require("flowd.slice")
+
+local MS = 1e6
+
+local function elapsed_ms(fn)
+  local before = api.clock_monotonic_ns()
+  fn()
+  return tonumber(api.clock_monotonic_ns() - before) / 1e6
+end
+
+-- Steps until the end; the number of steps, and what the last one returned.
+local function run(s, budget)
+  local steps = 0
+  while true do
+    steps = steps + 1
+    local r = { s:step(budget or MS) }
+    if r[1] ~= "more" then return steps, unpack(r) end
+    assert(steps < 100000, "does not end")
+  end
+end
+
+local function endless(fn, steps)
+  local s = slice.new(fn)
+  local worst = math.huge
+  for _ = 1, steps or 5 do
+    -- The least of some: the machine may be busy with others.
+    worst = math.min(worst, elapsed_ms(function() assert.equal("more", (s:step(MS))) end))
+  end
+  assert.is_true(worst < 20, ("a step of 1 ms took %.1f ms at best"):format(worst))
+  return s
+end
+
+describe("slice", function()
+  it("hands arguments in and results out", function()
+    assert.same({ "done", 1, nil, 3 }, { slice.new(function(...) return ... end, 1, nil, 3):step(MS) })
+    assert.same({ "done" }, { slice.new(function() end):step(MS) })
+  end)
+
+  it("leaves an endless loop when its time is spent, and goes on with it", function()
+    local n = 0
+    local s = endless(function() while true do n = n + 1 end end)
+    local before = n
+    s:step(MS)
+    assert.is_true(n > before)
+  end)
+
+  it("leaves loops with an empty body, recursion, metamethods, pcall, xpcall and iterators", function()
+    endless(function() while true do end end)
+    endless(function() repeat until false end)
+    endless(function() for _ = 1, math.huge do end end)
+    endless(function() local function f() return f() end return f() end)
+    endless(function() while true do pcall(function() while true do end end) end end)
+    endless(function() while true do pcall(error, "again") end end)
+    endless(function() xpcall(function() while true do end end, tostring) end)
+    endless(function() local t = setmetatable({}, { __index = function() while true do end end }) return t.x end)
+    endless(function() return setmetatable({}, { __concat = function() while true do end end }) .. "" end)
+    endless(function()
+      local meta = { __eq = function() while true do end end }
+      return setmetatable({}, meta) == setmetatable({}, meta)
+    end)
+    endless(function() return tostring(setmetatable({}, { __tostring = function() while true do end end })) end)
+    endless(function() for _ in function() while true do end end do return end end)
+    endless(function() while true do string.find("abc", "b") end end)
+  end)
+
+  it("computes the same in slices as in one go, whatever is live where it is left", function()
+    local function work()
+      local sum, t = 0, {}
+      for i = 1, 60000 do
+        local s = setmetatable({ i }, { __add = function(a, b) return a[1] + b end, __index = function(_, k) return #k end })
+        local ok, v = pcall(function(...) return select("#", ...) + s.abc end, i, i, i)
+        assert(ok)
+        t[i % 100 + 1] = ("%d:%d"):format(i, v)
+        sum = sum + (s + v)
+      end
+      return sum, table.concat(t, ",")
+    end
+    local sum, text = work()
+    local steps, what, sliced_sum, sliced_text = run(slice.new(work), 0.05 * MS)
+    assert.equal("done", what)
+    assert.equal(sum, sliced_sum)
+    assert.equal(text, sliced_text)
+    assert.is_true(steps > 10)
+  end)
+
+  it("is not compiled away by machine code that was there before", function()
+    local function count(n) local s = 0 for i = 1, n do s = s + i % 3 end return s end
+    for _ = 1, 200 do count(200) end -- compiled by now
+    endless(function() while true do count(10) end end)
+  end)
+
+  it("hands on what coroutine.yield is given, and to it what the next step is given", function()
+    local s = slice.new(function(a)
+      local b = coroutine.yield("first", a)
+      for _ = 1, 300000 do local _ = {} end
+      return b
+    end, 7)
+    assert.same({ "more", "first", 7 }, { s:step(MS) })
+    assert.same({ "more" }, { s:step(0, "answer") })
+    local _, what, b = run(s)
+    assert.same({ "done", "answer" }, { what, b })
+  end)
+
+  it("tells an error with its traceback, and ends", function()
+    local s = slice.new(function() local t = nil; return t.x end)
+    local what, message, trace = s:step(MS)
+    assert.equal("error", what)
+    assert.matches("slice_spec.lua:%d+: attempt to index", message)
+    assert.matches("^stack traceback:\n.*slice_spec.lua", trace)
+    assert.has_error(function() s:step(MS) end, "this slice has ended")
+    local object = {}
+    local _, value = slice.new(function() error(object) end):step(MS)
+    assert.equal(object, value)
+  end)
+
+  it("tells where it was when it is cancelled, and never goes on", function()
+    local s = endless(function() while true do end end)
+    assert.matches("slice_spec.lua", s:cancel())
+    assert.has_error(function() s:step(MS) end, "this slice has ended")
+  end)
+
+  it("ends with an error what cannot be left, also when it catches errors", function()
+    local stuck = {
+      function() table.sort({ 1, 2, 3 }, function() while true do end end) end,
+      function() string.gsub("aaa", "a", function() while true do end end) end,
+      function() string.gsub("aaa", "a", function() while true do pcall(function() while true do end end) end end) end,
+      function() coroutine.wrap(function() while true do end end)() end,
+    }
+    for i, fn in ipairs(stuck) do
+      local what, message = select(2, run(slice.new(fn)))
+      assert.equal("error", what, i)
+      assert.matches("takes too long where it cannot be interrupted", message)
+    end
+  end)
+
+  it("takes its hook away after the step", function()
+    local s = endless(function() while true do end end)
+    assert.is_nil((debug.gethook()))
+    local fired = 0
+    local function turn() for _ = 1, 1e5 do fired = fired + 0 end end
+    jit.off(turn)
+    debug.sethook(function() fired = fired + 1 end, "", 1000)
+    s:step(MS)
+    turn()
+    debug.sethook()
+    assert.is_true(fired > 0)
+  end)
+
+  it("steps inside steps", function()
+    local inner_steps
+    local outer = slice.new(function()
+      local inner = slice.new(function() for _ = 1, 200000 do local _ = {} end return "inner" end)
+      inner_steps = 0
+      while true do
+        inner_steps = inner_steps + 1
+        local what, value = inner:step(0.2 * MS)
+        if what == "done" then return value end
+      end
+    end)
+    local _, what, value = run(outer, 0.5 * MS)
+    assert.same({ "done", "inner" }, { what, value })
+    assert.is_true(inner_steps > 1)
+  end)
+end)
+
+describe("slice.library", function()
+  local sort, gsub = slice.library.table.sort, slice.library.string.gsub
+
+  it("sorts as table.sort does", function()
+    math.randomseed(7)
+    for n = 0, 60 do
+      local a, b = {}, {}
+      for i = 1, n do a[i] = math.random(1, 20) b[i] = a[i] end
+      table.sort(a)
+      sort(b)
+      assert.same(a, b)
+      table.sort(a, function(x, y) return x > y end)
+      sort(b, function(x, y) return x > y end)
+      assert.same(a, b)
+    end
+    assert.has_error(function() sort(1) end, "bad argument #1 to 'sort' (table expected, got number)")
+    assert.has_error(function() sort({ 1, "a" }) end)
+  end)
+
+  it("replaces as string.gsub does", function()
+    local function replace(...)
+      local list = { ... }
+      for i, v in ipairs(list) do list[i] = tostring(v) end
+      return "<" .. table.concat(list, "|") .. ">"
+    end
+    for _, text in ipairs({ "", "a", "hello world", "aXbXc", "THE (quick) fox", "\0a\0" }) do
+      for _, pattern in ipairs({ "", "a", ".", ".*", "x*", "^h", "^", "$", "%w+", "(%w)(%w*)", "()", "%f[%w]%w+", "[^X]*", "X?", "%b()", "o", "%z" }) do
+        for _, max in ipairs({ false, 0, 1, 2 }) do
+          max = max or nil
+          assert.same({ string.gsub(text, pattern, replace, max) }, { gsub(text, pattern, replace, max) },
+            ("%q %q %s"):format(text, pattern, tostring(max)))
+        end
+      end
+      local t = setmetatable({}, { __index = function(_, k) if #k > 2 then return #k end end })
+      assert.same({ string.gsub(text, "%w+", t) }, { gsub(text, "%w+", t) })
+    end
+    assert.same({ "b", 1 }, { gsub("a", "a", "b") })
+    assert.same({ "b", 1 }, { gsub("a", "a", { a = "b" }) })
+    assert.has_error(function() gsub("a", "a", function() return {} end) end, "invalid replacement value (a table)")
+  end)
+
+  it("is left in the middle of a comparison or replacement", function()
+    endless(function() sort({ 1, 2, 3 }, function() while true do end end) end)
+    endless(function() gsub("aaa", "a", function() while true do end end) end)
+  end)
+
+  it("ends also with a comparison that contradicts itself", function()
+    local list = {}
+    for i = 1, 200 do list[i] = i end
+    sort(list, function() return true end)
+    assert.equal(200, #list)
+  end)
+end)
