@@ -70,7 +70,7 @@ struct flow_slot {
 	uint32_t uid;		/* reserved: owner of the socket */
 	uint32_t pid;
 	uint32_t lease; /* reserved: seconds */
-	uint32_t spare;
+	uint32_t ended_batch; /* ENDED: state_header.batch, its low bits */
 
 	char application[48]; /* FLOW_APPLICATION_SIZE; NUL-terminated */
 	char comm[16];	      /* reserved */

@@ -49,22 +49,33 @@ static bool slot_valid(const struct flow_slot *f, uint64_t now)
 	       application_valid(f->application);
 }
 
-/* Will input be read again whose events were committed already? Not when some input was
- * consumed after the last batch: that batch was made of it. */
-static bool replay_expected(struct state *s)
+/* Will input be read again whose events were committed already? */
+struct replay {
+	bool expected;
+	bool last_done; /* but not that of the last batch: some input was consumed after it */
+};
+
+static struct replay expect_replay(struct state *s)
 {
 	uint64_t batch = state_header(s)->batch;
-	bool pending = false;
+	bool pending = false, careful = false;
+	struct replay replay = {false, false};
 
 	for (uint32_t i = 0; i < STATE_INPUTS_MAX; i++) {
 		const struct state_input *in = state_input_at(s, i);
 
-		if (in && in->batch == batch)
-			return false;
-		if (in && in->consumed < in->length)
+		if (!in)
+			continue;
+		if (in->batch == batch)
+			replay.last_done = true;
+		if (in->consumed < in->length)
 			pending = true;
+		/* What an earlier process had in hand is not through yet, though its lines go one by one. */
+		if (in->careful > in->consumed)
+			careful = true;
 	}
-	return pending;
+	replay.expected = careful || (pending && !replay.last_done);
+	return replay;
 }
 
 static int queue(struct flow_table *t, uint32_t slot)
@@ -83,10 +94,13 @@ static int queue(struct flow_table *t, uint32_t slot)
 }
 
 /* A flow that had ended. */
-static int adopt_ended(struct flow_table *t, uint32_t slot, bool replay)
+static int adopt_ended(struct flow_table *t, uint32_t slot, const struct replay *replay)
 {
-	if (replay) {
-		t->slots[slot].commit = FLOW_SLOT_ENDED;
+	struct flow_slot *f = &t->slots[slot];
+	bool in_last = f->commit == FLOW_SLOT_ENDED && f->ended_batch == (uint32_t)t->header->batch;
+
+	if (replay->expected && !(replay->last_done && in_last)) {
+		f->commit = FLOW_SLOT_ENDED;
 		return queue(t, slot);
 	}
 	flow_table_push_free(t, slot);
@@ -95,7 +109,7 @@ static int adopt_ended(struct flow_table *t, uint32_t slot, bool replay)
 
 /* Two open flows of one 5-tuple: the batch in hand had the end of the older and the start
  * of the newer. */
-static int adopt_open(struct flow_table *t, uint32_t slot, bool replay)
+static int adopt_open(struct flow_table *t, uint32_t slot, const struct replay *replay)
 {
 	struct flow_slot *f = &t->slots[slot];
 	struct flow_index_entry *entry = flow_index_find(&t->index, t->slots, &f->key, f->hash);
@@ -111,12 +125,12 @@ static int adopt_open(struct flow_table *t, uint32_t slot, bool replay)
 		entry->slot = slot + 1;
 	else
 		older = slot;
-	if (!replay)
+	if (!replay->expected)
 		t->duplicate->value++;
 	return adopt_ended(t, older, replay);
 }
 
-static int adopt_slot(struct flow_table *t, uint32_t slot, uint64_t now, bool replay)
+static int adopt_slot(struct flow_table *t, uint32_t slot, uint64_t now, const struct replay *replay)
 {
 	struct flow_slot *f = &t->slots[slot];
 
@@ -183,7 +197,7 @@ int flow_table_adopt(struct flow_table *t)
 {
 	uint64_t damaged = t->damaged->value;
 	uint64_t now = clock_realtime_us();
-	bool replay = replay_expected(t->state);
+	struct replay replay = expect_replay(t->state);
 	int error = 0;
 
 	if (t->header->sequence > ID_MAX)
@@ -191,7 +205,7 @@ int flow_table_adopt(struct flow_table *t)
 	t->header->slots_used = used_slots(t);
 	/* Downward: the lowest free slots are used first. */
 	for (uint32_t i = t->header->slots_used; i-- > 0 && !error;)
-		error = adopt_slot(t, i, now, replay);
+		error = adopt_slot(t, i, now, &replay);
 	if (!error)
 		error = queue_successors(t);
 	if (error)

@@ -398,6 +398,8 @@ void flow_table_release(struct flow_table *t, struct flow_batch *b)
 			continue;
 		}
 		flow_index_remove(&t->index, f->hash, slot);
+		f->ended_batch = (uint32_t)t->header->batch;
+		flow_table_fence();
 		f->commit = FLOW_SLOT_ENDED;
 		t->limbo[t->limbo_count++] = slot;
 		t->ended_total->value++;

@@ -22,6 +22,7 @@ struct line_reader {
 	uint32_t parsed;	   /* octets handed out: consumed <= parsed <= length */
 	uint32_t scanned;	   /* no newline in [parsed, scanned) */
 	bool skipping;		   /* of what follows `parsed` */
+	bool suspect;		   /* [consumed, input->hand_line) was in hand at two crashes */
 	struct counter *counts[FLOW_LINE_REASONS];
 	struct log_limit limit;
 	char name[LINE_READER_NAME_SIZE]; /* for the log */
@@ -36,6 +37,28 @@ static void set_flag(struct state_input *input, uint32_t flag, bool on)
 }
 
 /* -- the buffer ------------------------------------------------------------- */
+
+/* Was a batch, or one of its lines alone, in hand when the process before died? */
+static void recover_hand(struct line_reader *r)
+{
+	struct state_input *in = r->input;
+
+	if (in->careful > in->length)
+		in->careful = in->length;
+	if (in->careful > in->consumed) {
+		r->suspect = in->hand_line > in->consumed && in->hand_line <= in->length;
+		in->hand_crashes += r->suspect;
+		return;
+	}
+	in->hand_line = in->hand_crashes = 0;
+	if (in->hand <= in->consumed)
+		return;
+	in->hand_crashes = 1;
+	atomic_signal_fence(memory_order_seq_cst);
+	in->careful = in->hand < in->length ? in->hand : in->length;
+	log_info("%s: %u octets were in hand when the process before ended: they go line by line", r->name,
+		 in->careful - in->consumed);
+}
 
 /* Take over what a killed reader left. */
 static void recover(struct line_reader *r)
@@ -54,6 +77,7 @@ static void recover(struct line_reader *r)
 	if (in->length > in->consumed)
 		log_info("%s: %u octets are left from before the restart", r->name,
 			 in->length - in->consumed);
+	recover_hand(r);
 }
 
 struct line_reader *line_reader_open(struct state_input *input, const char *name)
@@ -91,6 +115,8 @@ static void make_room(struct line_reader *r)
 
 	if (shift == 0 || rest > shift)
 		return;
+	/* Offsets of what is not there any more, or, of a line without its end, not worth the care. */
+	in->hand = in->hand_line = in->careful = 0;
 	memcpy(r->data, r->data + shift, rest);
 	set_flag(in, LINE_READER_MOVING, true);
 	state_input_set(in, rest, 0);
@@ -129,6 +155,32 @@ void line_reader_commit(struct line_reader *r)
 		set_flag(in, LINE_READER_SKIPPING, true);
 	in->total += r->parsed - in->consumed;
 	state_input_set(in, in->length, r->parsed);
+	if (in->careful && in->careful <= in->consumed)
+		in->careful = in->hand_crashes = 0;
+}
+
+bool line_reader_careful(const struct line_reader *r)
+{
+	return r->input->careful > r->parsed;
+}
+
+const char *line_reader_suspect(const struct line_reader *r, size_t *length)
+{
+	const struct state_input *in = r->input;
+
+	if (!r->suspect)
+		return NULL;
+	*length = in->hand_line - in->consumed;
+	return (const char *)r->data + in->consumed;
+}
+
+void line_reader_drop_suspect(struct line_reader *r)
+{
+	if (!r->suspect)
+		return;
+	r->suspect = r->skipping = false;
+	r->parsed = r->scanned = r->input->hand_line;
+	line_reader_commit(r);
 }
 
 bool line_reader_within_line(const struct line_reader *r)
@@ -267,6 +319,10 @@ const char *line_reader_next(struct line_reader *r, bool at_end, size_t *length)
 		if (was_skipping)
 			continue;
 		if (end - line <= LINE_READER_LINE_MAX) {
+			if (r->input->careful)
+				r->input->hand_line = next;
+			else
+				r->input->hand = next;
 			*length = (size_t)(end - line);
 			return line;
 		}
@@ -277,12 +333,13 @@ const char *line_reader_next(struct line_reader *r, bool at_end, size_t *length)
 static int parse(struct line_reader *r, struct flow_batch *batch, uint16_t source, bool at_end)
 {
 	uint32_t before = batch->count;
+	uint32_t room = line_reader_careful(r) ? before + 1 : FLOW_BATCH_MAX;
 	struct flow_line_error error;
 	const char *line;
 	size_t length;
 
 	batch->now_us = clock_realtime_us();
-	while (batch->count < FLOW_BATCH_MAX && (line = line_reader_next(r, at_end, &length)) != NULL) {
+	while (batch->count < room && (line = line_reader_next(r, at_end, &length)) != NULL) {
 		struct flow_event *event = &batch->event[batch->count];
 
 		if (flow_line_parse(line, length, batch->now_us, event, &error) != 0) {

@@ -12,6 +12,10 @@
  * One turn:  line_reader_fill();
  *            do { line_reader_parse(); run the batch; line_reader_commit(); } while the batch was full
  *
+ * What was in hand when the process before died may be why. A reader that finds such a batch is careful
+ * with it (line_reader_careful): its lines make batches of one event. The line that is in hand when
+ * the process dies again is the suspect: its owner sets it aside.
+ *
  * Any octet may come. A line of more than LINE_READER_LINE_MAX octets is refused and skipped up to its
  * newline. Each refused line is counted by reason, and logged at a limited rate.
  */
@@ -58,7 +62,7 @@ FFI_EXPORT int line_reader_fill(struct line_reader *r, int fd);
 
 /* Append an event for each whole line to the batch until it is full, and set now_us. Refused
  * lines are passed over. Returns the events added. When the batch is not full afterwards,
- * no whole line is left. */
+ * no whole line is left; of a careful reader, when none was added. */
 FFI_EXPORT int line_reader_parse(struct line_reader *r, struct flow_batch *batch, uint16_t source);
 
 /* The same at the end of the file: octets without a newline are the last line. */
@@ -70,6 +74,14 @@ FFI_EXPORT const char *line_reader_next(struct line_reader *r, bool at_end, size
 
 /* What was handed out so far is done with. */
 FFI_EXPORT void line_reader_commit(struct line_reader *r);
+
+/* Is what comes next taken line by line, to be committed after each? */
+FFI_EXPORT bool line_reader_careful(const struct line_reader *r);
+
+/* The octets that were in hand at two crashes in a row, the last time alone; NULL: there are none.
+ * Valid until line_reader_drop_suspect(), after which they count as consumed. */
+FFI_EXPORT const char *line_reader_suspect(const struct line_reader *r, size_t *length);
+FFI_EXPORT void line_reader_drop_suspect(struct line_reader *r);
 
 /* After all whole lines were taken: was the start of a line read whose newline was not? */
 FFI_EXPORT bool line_reader_within_line(const struct line_reader *r);

@@ -101,14 +101,18 @@ struct state_input {
 	uint32_t consumed;     /* octets done with; <= length */
 	uint32_t scanned;      /* for the reader: octets searched already */
 	uint32_t flags;	       /* for the reader */
-	uint32_t hand;	       /* for the reader: octets of the batch that is in hand */
-	uint32_t hand_crashes; /* crashes in a row with that batch in hand */
+	uint32_t hand;	       /* for the reader: where the batch in hand ends; none: <= consumed */
+	uint32_t hand_crashes; /* crashes in a row with the octets at `consumed` in hand */
 	uint64_t device;       /* for the reader: of the file that is read */
 	uint64_t inode;
 	uint64_t position; /* for the reader: in that file */
 	uint64_t total;	   /* octets ever consumed */
 	uint64_t batch;	   /* state_header.batch when octets were last consumed */
-	uint64_t reserved[3];
+	/* After a crash with a batch in hand its lines go one by one: where it ends, none: <= consumed;
+	 * and where the line in hand ends. */
+	uint32_t careful;
+	uint32_t hand_line;
+	uint64_t reserved[2];
 };
 
 struct state_name {
@@ -173,6 +177,9 @@ FFI_EXPORT void state_input_set(struct state_input *input, uint32_t length, uint
 
 /* The n-th entry, 0..STATE_INPUTS_MAX-1; NULL when it is free. */
 FFI_EXPORT struct state_input *state_input_at(struct state *s, uint32_t n);
+
+/* It was not the input in hand that ended the process before: no reader need be careful with it. */
+FFI_EXPORT void state_input_forgive(struct state *s);
 
 /* For flow_table.c. */
 

@@ -119,6 +119,15 @@ void state_input_set(struct state_input *in, uint32_t length, uint32_t consumed)
 		in->batch = ((struct state_header *)file_base(in))->batch;
 }
 
+void state_input_forgive(struct state *s)
+{
+	for (uint32_t i = 0; i < STATE_INPUTS_MAX; i++) {
+		struct state_input *in = &state_inputs(s)[i];
+
+		in->hand = in->hand_line = in->hand_crashes = 0;
+	}
+}
+
 struct state_input *state_input_at(struct state *s, uint32_t n)
 {
 	return n < STATE_INPUTS_MAX && state_inputs(s)[n].name[0] ? &state_inputs(s)[n] : NULL;

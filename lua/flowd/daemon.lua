@@ -90,7 +90,10 @@ function Daemon:blame(kind, number, name)
   end
   local counter = counters.get("flowd_scripts_hung_total", { kind = kind, name = name })
   counter.value = counter.value + 1
-  if kind ~= "file" then self.off[kind .. " " .. name] = why end
+  if kind == "file" then return end
+  self.off[kind .. " " .. name] = why
+  -- It, and not the input that it was given.
+  api.state_input_forgive(self.state)
 end
 
 function Daemon:start_watchdog()
@@ -132,7 +135,7 @@ function Daemon:start_instance(kind, name, route_bit)
   local ctx = context.new({
     name = name, kind = what, options = section, route_bit = route_bit,
     batch = self.batch, state = self.state, registry = self.registry, max_flows = self.values.max_flows,
-    runtime_dir = self.values.runtime_dir,
+    runtime_dir = self.values.runtime_dir, state_dir = self.values.state_dir,
     source_id = api.state_name_id(self.state, name),
     run_batch = self.run_batch,
     put = self.put,

@@ -185,7 +185,7 @@ function fifo.open(ctx, options)
   ctx:own(self)
   -- Shown from the start, as 0.
   for _, base in ipairs({ "flowd_fifo_replaced_total", "flowd_fifo_failures_total", "flowd_input_errors_total",
-    "flowd_input_octets_lost_total" }) do
+    "flowd_input_octets_lost_total", "flowd_input_set_aside_total" }) do
     ctx:counter(base, { plugin = ctx.name })
   end
   fifo_stream.recover(self)

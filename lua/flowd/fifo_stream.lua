@@ -12,7 +12,7 @@ Stream.__index = Stream
 local stream = {}
 
 local BATCH_MAX = ffi.C.FLOW_BATCH_MAX
-local EAGAIN = 11
+local EAGAIN, EEXIST = 11, 17
 local CAPACITY = 131072 -- octets of an input buffer: some 1,800 lines
 local FILLS_PER_TURN = 2 -- of the loop; then others have their turn
 local RETRY_SECONDS = 1
@@ -67,6 +67,33 @@ function Stream:withdraw()
   self.spare = nil
 end
 
+-- The process died twice in a row with these octets in hand: a third time would be one too many. They
+-- are kept in a file, for somebody to look at, and perhaps to write into the pipe again.
+local function set_aside(ctx, reader, label)
+  local length = ffi.new("size_t[1]")
+  local octets = api.line_reader_suspect(reader, length)
+  if octets == nil then return end
+  local size = tonumber(length[0])
+  local counter = ctx:counter("flowd_input_set_aside_total", { plugin = ctx.name })
+  counter.value = counter.value + 1
+  local path, status
+  repeat
+    path = ("%s/set-aside-%s.%06dZ-%s"):format(ctx.state_dir, os.date("!%Y%m%dT%H%M%S"),
+      tonumber(api.clock_realtime_us() % 1000000), ctx.name)
+    status = api.save_file(path, octets, size)
+  until status ~= -EEXIST
+  if status == 0 then
+    ctx:log("error", "%s: %d octets were in hand at two crashes in a row: set aside in %s, and not processed", label, size,
+      path)
+  else
+    local lost = ctx:counter("flowd_input_octets_lost_total", { plugin = ctx.name })
+    lost.value = lost.value + size
+    ctx:log("error", "%s: %d octets were in hand at two crashes in a row, are not processed, and cannot be set aside in %s: %s: %s",
+      label, size, path, ffi.string(api.error_text(status)), ffi.string(octets, size))
+  end
+  api.line_reader_drop_suspect(reader)
+end
+
 local function open_input(ctx, name, label)
   local input = api.state_input_open(ctx.state, name, CAPACITY)
   if input == nil then return nil, ("%s: no input buffer is free in the state file"):format(label) end
@@ -80,6 +107,7 @@ local function open_input(ctx, name, label)
     api.line_reader_count(reader, reason, ctx:counter("flowd_lines_refused_total",
       { plugin = ctx.name, reason = ffi.string(api.flow_line_reason_name(reason)) }))
   end
+  set_aside(ctx, reader, label)
   return input, reader
 end
 
@@ -168,7 +196,9 @@ function Stream:run_lines(at_end)
     local line = api.line_reader_next(self.reader, at_end, length)
     if line == nil then break end
     api.watchdog_progress()
+    local careful = api.line_reader_careful(self.reader)
     protected(self, self.owner.on_line, ffi.string(line, length[0]))
+    if careful then api.line_reader_commit(self.reader) end
   end
   api.line_reader_commit(self.reader)
 end
@@ -180,10 +210,11 @@ function Stream:run(at_end)
   local parse = at_end and api.line_reader_finish or api.line_reader_parse
   repeat
     batch.count = 0
+    local careful = api.line_reader_careful(reader)
     local count = parse(reader, batch, source)
     if count > 0 then protected(self, run_batch, batch) end
     api.line_reader_commit(reader)
-  until count < BATCH_MAX
+  until count < BATCH_MAX and not (careful and count > 0)
 end
 
 -- Something is wrong with the descriptor, which would wake us all the time: look now and then

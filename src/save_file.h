@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* save_file.h - put octets into a new file, for somebody to look at later. */
+#ifndef SAVE_FILE_H
+#define SAVE_FILE_H
+
+#include <stddef.h>
+#include "ffi_export.h"
+
+/* Make a file of mode 0600 and write the octets to the disk. 0 or -errno: -EEXIST when something has that
+ * name. A file that could not be written whole is removed. */
+FFI_EXPORT int save_file(const char *path, const void *octets, size_t size);
+
+#endif
