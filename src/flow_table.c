@@ -24,6 +24,9 @@ static void get_counters(struct flow_table *t)
 	t->adopted = counter_get("flowd_flows_adopted_total");
 	t->damaged = counter_get("flowd_flows_not_adopted_total{reason=\"damaged\"}");
 	t->duplicate = counter_get("flowd_flows_not_adopted_total{reason=\"duplicate\"}");
+	t->recorded = counter_get("flowd_flows_sockets_total");
+	t->missed_restart = counter_get("flowd_flows_missed_ends_total{reason=\"restart\"}");
+	t->missed_succeeded = counter_get("flowd_flows_missed_ends_total{reason=\"succeeded\"}");
 }
 
 static int reserve_memory(struct flow_table *t)
@@ -77,22 +80,17 @@ void flow_table_close(struct flow_table *t)
 	free(t);
 }
 
-static bool is_open(const struct flow_table *t, uint32_t slot)
-{
-	return t->slots[slot].commit == FLOW_SLOT_OPEN && !(t->slots[slot].phase & FLOW_PHASE_ENDING);
-}
-
 int32_t flow_table_find(const struct flow_table *t, const struct flow_key *key)
 {
 	const struct flow_index_entry *entry =
 		flow_index_find(&t->index, t->slots, key, flow_index_hash(&t->index, key));
 
-	return entry && is_open(t, entry->slot - 1) ? (int32_t)(entry->slot - 1) : FLOW_SLOT_NONE;
+	return entry && flow_table_is_open(t, entry->slot - 1) ? (int32_t)(entry->slot - 1) : FLOW_SLOT_NONE;
 }
 
 const struct flow_slot *flow_table_slot(const struct flow_table *t, int32_t slot)
 {
-	if (slot < 0 || (uint32_t)slot >= t->header->slots_used || !is_open(t, (uint32_t)slot))
+	if (slot < 0 || (uint32_t)slot >= t->header->slots_used || !flow_table_is_open(t, (uint32_t)slot))
 		return NULL;
 	return &t->slots[slot];
 }
@@ -105,7 +103,7 @@ uint32_t flow_table_count(const struct flow_table *t)
 int32_t flow_table_next(const struct flow_table *t, int32_t from)
 {
 	for (uint32_t i = from < 0 ? 0 : (uint32_t)from; i < t->header->slots_used; i++) {
-		if (is_open(t, i))
+		if (flow_table_is_open(t, i))
 			return (int32_t)i;
 	}
 	return FLOW_SLOT_NONE;
@@ -117,8 +115,7 @@ uint64_t flow_table_memory(const struct flow_table *t)
 	       t->free_size;
 }
 
-/* Append an event about an open flow, as it was decided. */
-static void append_event(struct flow_batch *b, const struct flow_slot *f, uint32_t slot, uint8_t state)
+void flow_table_append(struct flow_batch *b, const struct flow_slot *f, uint32_t slot, uint8_t state)
 {
 	struct flow_event *e = &b->event[b->count++];
 
@@ -145,10 +142,20 @@ int32_t flow_table_list(const struct flow_table *t, int32_t from, struct flow_ba
 	b->now_us = clock_realtime_us();
 	b->count = 0;
 	while (slot != FLOW_SLOT_NONE && b->count < FLOW_BATCH_MAX) {
-		append_event(b, &t->slots[slot], (uint32_t)slot, FLOW_ONGOING);
+		flow_table_append(b, &t->slots[slot], (uint32_t)slot, FLOW_ONGOING);
 		slot = flow_table_next(t, slot + 1);
 	}
 	return slot;
+}
+
+void flow_table_end(struct flow_table *t, uint32_t slot, struct flow_batch *b)
+{
+	struct flow_slot *f = &t->slots[slot];
+
+	flow_table_append(b, f, slot, FLOW_END);
+	f->phase = FLOW_PHASE_ENDING;
+	t->ending[t->ending_count++] = slot;
+	t->live--;
 }
 
 uint32_t flow_table_drain(struct flow_table *t, struct flow_batch *b)
@@ -159,14 +166,9 @@ uint32_t flow_table_drain(struct flow_table *t, struct flow_batch *b)
 	b->count = 0;
 	while (b->count < FLOW_BATCH_MAX && t->drain_from < t->header->slots_used) {
 		uint32_t slot = t->drain_from++;
-		struct flow_slot *f = &t->slots[slot];
 
-		if (!is_open(t, slot))
-			continue;
-		append_event(b, f, slot, FLOW_END);
-		f->phase = FLOW_PHASE_ENDING;
-		t->ending[t->ending_count++] = slot;
-		t->live--;
+		if (flow_table_is_open(t, slot))
+			flow_table_end(t, slot, b);
 	}
 	if (b->count == 0)
 		t->drain_from = 0;

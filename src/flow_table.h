@@ -46,6 +46,8 @@ enum {
 	FLOW_PHASE_DROPPED = 1,	 /* its start was dropped by a rule */
 	FLOW_PHASE_UNMAPPED = 2, /* its start got no experiment */
 	FLOW_PHASE_ENDING = 4,	 /* an end was found */
+	/* Of the flow: it has no socket here. */
+	FLOW_PHASE_NO_SOCKET = 8,
 };
 
 /* Three cache lines. Order: what look-ups need, what an end needs, what backends print. */
@@ -61,7 +63,7 @@ struct flow_slot {
 	uint64_t seen_us; /* last event */
 	uint64_t bytes_sent;
 	uint64_t bytes_received;
-	uint64_t socket_cookie; /* 0 = not known */
+	uint64_t socket_cookie; /* of the local TCP socket, seen in our network namespace; 0: was not */
 	uint16_t experiment;	/* 1..511 */
 	uint8_t activity;	/* 1..63 */
 	uint8_t phase;		/* FLOW_PHASE_* */
@@ -69,7 +71,7 @@ struct flow_slot {
 	uint16_t rule;		/* as in flow_event */
 	uint32_t uid;		/* reserved: owner of the socket */
 	uint32_t pid;
-	uint32_t lease; /* reserved: seconds */
+	uint32_t lease;	      /* reserved: seconds */
 	uint32_t ended_batch; /* ENDED: state_header.batch, its low bits */
 
 	char application[48]; /* FLOW_APPLICATION_SIZE; NUL-terminated */
@@ -124,6 +126,32 @@ FFI_EXPORT int32_t flow_table_list(const struct flow_table *t, int32_t from, str
  * start time; now they are freed. Call it when the events of the inherited octets are
  * committed, before other input is read. Where nothing is to be read again it does nothing. */
 FFI_EXPORT void flow_table_settle(struct flow_table *t);
+
+/*
+ * Local TCP sockets (sock_diag.h). `d` is borrowed and NULL until it is set: then no socket is ever asked
+ * for, and none is found to be gone.
+ *
+ * A start of an open flow whose recorded socket is gone is the start of another one: the old flow's end was
+ * missed. It ends with that batch; flow_table_succeeded() has its event.
+ */
+struct sock_diag;
+FFI_EXPORT void flow_table_use_sockets(struct flow_table *t, struct sock_diag *d);
+
+/* Find and record the sockets of open flows that have none yet and whose last event is from before_us or
+ * earlier: at most `slots` slots from `from` on are looked at, in a fraction of a millisecond. Returns the
+ * slot to go on with; FLOW_SLOT_NONE behind the last. */
+FFI_EXPORT int32_t flow_table_record_sockets(struct flow_table *t, int32_t from, uint32_t slots,
+					     uint64_t before_us);
+
+/* Fill `b` with ends, as flow_table_drain(), of the flows whose recorded socket is gone: of `slots` slots at
+ * most, from `from` on. Returns as flow_table_record_sockets(). Between two batches of input, after
+ * flow_table_settle(); if any were found, follow it by backends and release. */
+FFI_EXPORT int32_t flow_table_end_missed(struct flow_table *t, int32_t from, uint32_t slots,
+					 struct flow_batch *b);
+
+/* After commit: fill `b` with the ends of flows that were succeeded by another one in the batch that was
+ * resolved. Returns how many. For the backends, before the batch itself; the release is common to both. */
+FFI_EXPORT uint32_t flow_table_succeeded(struct flow_table *t, struct flow_batch *b);
 
 /* Slot number of an open flow, or FLOW_SLOT_NONE. */
 FFI_EXPORT int32_t flow_table_find(const struct flow_table *t, const struct flow_key *key);

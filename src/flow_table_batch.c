@@ -82,6 +82,7 @@ static void reserve(struct flow_table *t, struct flow_event *e, uint32_t hash, s
 	f->hash = hash;
 	f->key = e->key;
 	f->start_us = e->time_us;
+	f->socket_cookie = 0;
 	f->label = random_entropy(t);
 	if (entry)
 		entry->slot = (uint32_t)slot + 1;
@@ -121,16 +122,42 @@ static bool join_replayed(struct flow_table *t, struct flow_event *e, uint32_t h
 	return true;
 }
 
+static void mark_ending(struct flow_table *t, uint32_t slot)
+{
+	t->slots[slot].phase |= FLOW_PHASE_ENDING;
+	t->ending[t->ending_count++] = slot;
+	t->live--;
+}
+
+/* Does a start find a flow whose socket is gone? That one ends here: its own end was missed. */
+static bool succeed(struct flow_table *t, struct flow_event *e)
+{
+	struct flow_slot *f = &t->slots[e->slot];
+
+	if (e->state != FLOW_START || f->socket_cookie == 0 || f->commit != FLOW_SLOT_OPEN ||
+	    t->succeeded_count == FLOW_BATCH_MAX || !flow_table_socket_gone(t, f))
+		return false;
+	t->succeeded[t->succeeded_count++] = (uint32_t)e->slot;
+	mark_ending(t, (uint32_t)e->slot);
+	t->missed_succeeded->value++;
+	e->slot = FLOW_SLOT_NONE;
+	e->flags &= (uint16_t)~EVENT_KNOWN;
+	return true;
+}
+
 static void resolve_start(struct flow_table *t, struct flow_event *e, uint32_t hash)
 {
-	struct flow_index_entry *entry = flow_index_find(&t->index, t->slots, &e->key, hash);
+	struct flow_index_entry *entry;
 
-	if (entry && !(t->slots[entry->slot - 1].phase & FLOW_PHASE_ENDING)) {
-		join(t, e, entry->slot - 1);
-	} else if (!join_replayed(t, e, hash, entry)) {
-		reserve(t, e, hash, entry);
-		return;
-	}
+	do {
+		entry = flow_index_find(&t->index, t->slots, &e->key, hash);
+		if (entry && !(t->slots[entry->slot - 1].phase & FLOW_PHASE_ENDING)) {
+			join(t, e, entry->slot - 1);
+		} else if (!join_replayed(t, e, hash, entry)) {
+			reserve(t, e, hash, entry);
+			return;
+		}
+	} while (succeed(t, e));
 	if (e->state == FLOW_ONGOING)
 		e->flags |= EVENT_DECIDED;
 }
@@ -138,7 +165,6 @@ static void resolve_start(struct flow_table *t, struct flow_event *e, uint32_t h
 static void resolve_end(struct flow_table *t, struct flow_event *e, uint32_t hash)
 {
 	struct flow_index_entry *entry = flow_index_find(&t->index, t->slots, &e->key, hash);
-	struct flow_slot *f;
 
 	if (entry && !(t->slots[entry->slot - 1].phase & FLOW_PHASE_ENDING)) {
 		join(t, e, entry->slot - 1);
@@ -149,11 +175,8 @@ static void resolve_end(struct flow_table *t, struct flow_event *e, uint32_t has
 		t->stray[t->stray_count++] = hash;
 		return;
 	}
-	f = &t->slots[e->slot];
 	e->flags |= EVENT_DECIDED;
-	f->phase |= FLOW_PHASE_ENDING;
-	t->ending[t->ending_count++] = (uint32_t)e->slot;
-	t->live--;
+	mark_ending(t, (uint32_t)e->slot);
 }
 
 static void resolve_event(struct flow_table *t, struct flow_event *e, uint32_t hash)
@@ -190,6 +213,7 @@ void flow_table_resolve(struct flow_table *t, struct flow_batch *b)
 	flow_table_fence();
 	t->header->batch += n > 0;
 	t->stray_count = 0;
+	t->succeeded_count = 0;
 
 	/* Three stages run through the batch one behind the other, so that the index's line
 	 * and then the slot's lines are there when their event's turn comes. */

@@ -14,6 +14,7 @@
 #include "counter.h"
 #include "flow_table.h"
 #include "flow_table_index.h"
+#include "sock_diag.h"
 #include "state.h"
 
 struct flow_table {
@@ -31,16 +32,21 @@ struct flow_table {
 	uint32_t live; /* 5-tuples taken: open or reserved, not ending */
 	uint64_t random;
 
-	/* The batch in hand. Each event adds at most one to each list. */
+	struct sock_diag *diag; /* borrowed, or NULL */
+
+	/* The batch in hand. Each event adds at most one to each list, a start to `ending` by way of
+	 * `succeeded`. */
 	uint32_t hash[FLOW_BATCH_MAX];
 	uint32_t reserved[FLOW_BATCH_MAX];
-	uint32_t ending[FLOW_BATCH_MAX];
-	uint32_t stray[FLOW_BATCH_MAX]; /* hashes of ends that found no flow */
+	uint32_t ending[2 * FLOW_BATCH_MAX];
+	uint32_t succeeded[FLOW_BATCH_MAX]; /* flows whose missed end a start showed */
+	uint32_t stray[FLOW_BATCH_MAX];	    /* hashes of ends that found no flow */
 	uint32_t reserved_count;
 	uint32_t ending_count;
+	uint32_t succeeded_count;
 	uint32_t stray_count;
 	/* Flows that the batch before ended. */
-	uint32_t limbo[FLOW_BATCH_MAX];
+	uint32_t limbo[2 * FLOW_BATCH_MAX];
 	uint32_t limbo_count;
 
 	uint32_t drain_from;
@@ -66,6 +72,9 @@ struct flow_table {
 	struct counter *adopted;
 	struct counter *damaged;
 	struct counter *duplicate;
+	struct counter *recorded;
+	struct counter *missed_restart;
+	struct counter *missed_succeeded;
 };
 
 /* Only the order of this process's stores counts: the next process sees the
@@ -89,6 +98,20 @@ static inline void flow_table_empty_limbo(struct flow_table *t)
 		flow_table_push_free(t, t->limbo[i]);
 	t->limbo_count = 0;
 }
+
+static inline bool flow_table_is_open(const struct flow_table *t, uint32_t slot)
+{
+	return t->slots[slot].commit == FLOW_SLOT_OPEN && !(t->slots[slot].phase & FLOW_PHASE_ENDING);
+}
+
+/* Append an event about an open flow, as it was decided. */
+void flow_table_append(struct flow_batch *b, const struct flow_slot *f, uint32_t slot, uint8_t state);
+
+/* End an open flow: append its end, which the next release brings about. */
+void flow_table_end(struct flow_table *t, uint32_t slot, struct flow_batch *b);
+
+/* Has the flow a recorded socket that does not exist any more? One question to the kernel. */
+bool flow_table_socket_gone(const struct flow_table *t, const struct flow_slot *f);
 
 /* Fill index, free list and `replay` from the slots in the file. 0 or -ENOMEM. */
 int flow_table_adopt(struct flow_table *t);

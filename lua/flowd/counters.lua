@@ -34,9 +34,12 @@ counters.help = {
   flowd_flows_adopted_total = "Open flows taken over from the daemon before.",
   flowd_flows_end_without_start_total = "Ends of flows that were not open: reported with start-time = end-time.",
   flowd_flows_ended_total = "Flows that ended.",
+  flowd_flows_missed_ends_total = "Flows that ended because their local TCP socket is gone and nobody told: found after a "
+    .. "restart, or when the same addresses and ports started again (succeeded).",
   flowd_flows_not_adopted_total = "Flows found in the state file and not taken over, by reason.",
   flowd_flows_open = "Flows that are open now.",
   flowd_flows_refused_total = "Starts refused because the flow could not be stored, by reason.",
+  flowd_flows_sockets_total = "Flows whose local TCP socket was found and recorded.",
   flowd_flows_started_total = "Flows that were opened.",
   flowd_input_errors_total = "Batches or lines whose handling raised an error.",
   flowd_input_octets_lost_total = "Octets that were left unread in a FIFO when the daemon stopped, or could not be set aside.",

@@ -15,6 +15,7 @@ local plugins = require("flowd.plugins")
 local reload = require("flowd.reload")
 local rules = require("flowd.rules")
 local snapshot = require("flowd.snapshot")
+local sockets = require("flowd.sockets")
 local stats = require("flowd.stats")
 local subprocess = require("flowd.subprocess")
 local watch = require("flowd.watch")
@@ -264,6 +265,11 @@ function Daemon:build()
   self:start_plugins({})
   -- The input that was left is through: flows that had ended before are not needed any more.
   api.flow_table_settle(self.table)
+  self.sockets = sockets.open({
+    table = self.table, batch = self.batch, pipeline = function() return self.pipeline end,
+    -- Of a process that replaced itself no end can have been missed: its pipes stayed open.
+    adopted = api.state_header(self.state).adoptions > 0 and not api.handover_resumed(),
+  })
   self.started = true
   local unclaimed = api.handover_close_rest()
   if unclaimed > 0 then log.warn("%d descriptors of the process before this one were not needed any more", unclaimed) end
@@ -340,6 +346,7 @@ end
 --- Go, and leave everything to the next process: what a killed daemon leaves, in good order.
 function Daemon:leave()
   notify("STOPPING=1\nSTATUS=leaving open flows to the next start")
+  self.sockets:close()
   local unsent = self:finish_backends(api.clock_monotonic_ns() + ffi.cast("uint64_t", self.values.stop_deadline * 1e9))
   if unsent > 0 then log.error("stop_deadline: %d fireflies were not sent", unsent) end
   log.info("%d open flows are left to the next start", api.flow_table_count(self.table))
@@ -353,6 +360,7 @@ function Daemon:stop()
   notify("STOPPING=1\nSTATUS=ending open flows")
   local deadline_ns = api.clock_monotonic_ns() + ffi.cast("uint64_t", self.values.stop_deadline * 1e9)
   for _, handle in ipairs(self.signals or {}) do handle:close() end
+  if self.sockets then self.sockets:close() end
   for i = #self.instances, 1, -1 do
     if self.instances[i].kind == "plugin" then plugins.stop(self.instances[i].instance) end
   end
@@ -373,6 +381,7 @@ end
 
 function Daemon:release()
   api.watchdog_stop()
+  if self.sockets then self.sockets:close() end
   if self.table and self.table ~= nil then api.flow_table_close(self.table) end
   if self.state and self.state ~= nil then api.state_close(self.state, true) end
   if self.pid_file then api.process_remove_pid_file(self.pid_file) end

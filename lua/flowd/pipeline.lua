@@ -11,6 +11,7 @@ local log = require("flowd.log")
 local loop = require("flowd.loop")
 
 local resolve, commit, release = api.flow_table_resolve, api.flow_table_commit, api.flow_table_release
+local succeeded = api.flow_table_succeeded
 
 local enter, leave = api.watchdog_enter, api.watchdog_leave
 local RULE, BACKEND = ffi.C.STATE_RUNNING_RULE, ffi.C.STATE_RUNNING_BACKEND
@@ -70,6 +71,7 @@ function pipeline.new(options)
   local self = setmetatable({
     table = options.table, batch = options.batch, chain = options.chain, backends = {}, known = 0,
     observe = options.observe or function() end,
+    missed = ffi.new("struct flow_batch"), say = log.limited(5, 60),
   }, Pipeline)
   for i, entry in ipairs(options.backends) do
     self.backends[i] = prepare(entry)
@@ -97,8 +99,25 @@ function Pipeline:run(batch)
   self.chain:run(batch)
   leave(mark)
   commit(flows, batch, self.known)
+  if succeeded(flows, self.missed) > 0 then self:deliver_missed() end
   self:deliver(batch)
   release(flows, batch)
+end
+
+-- Flows whose end nobody told: other ones begin in the batch, with the same addresses and ports.
+function Pipeline:deliver_missed()
+  local missed = self.missed
+  self.say("info", "%d flows started again and their sockets from before are gone: those have ended, nobody told",
+    missed.count)
+  self.observe(missed.event, missed.count)
+  for i = 1, #self.backends do self.backends[i].on_events(missed.event, missed.count) end
+end
+
+--- Hand the ends that the flow table made by itself to the backends; then the flows are closed.
+---@param batch ffi.cdata* struct flow_batch *
+function Pipeline:close_flows(batch)
+  if batch.count > 0 then self:deliver(batch) end
+  release(self.table, batch)
 end
 
 -- Messages that wait in the backends' queues.
@@ -136,8 +155,7 @@ function Pipeline:drain(deadline_ns)
   while api.clock_monotonic_ns() < deadline_ns do
     local count = api.flow_table_drain(flows, batch)
     if count == 0 then return ended, 0 end
-    self:deliver(batch)
-    release(flows, batch)
+    self:close_flows(batch)
     ended = ended + count
     self:wait(deadline_ns)
   end
