@@ -5,12 +5,17 @@
 
 #include "lua_json.h"
 #include "lua_loop.h"
+#include "lua_policy.h"
 #include "lua_protect.h"
 #include "lua_resolver.h"
 #include "lua_slice.h"
 
 const struct lua_binding lua_bindings[] = {
-	{"flowd.json_parser", lua_json_open}, {"flowd.loop", lua_loop_open},
-	{"flowd.protect", lua_protect_open},  {"flowd.resolver_core", lua_resolver_open},
-	{"flowd.slice_core", lua_slice_open}, {NULL, NULL},
+	{"flowd.json_parser", lua_json_open},
+	{"flowd.loop", lua_loop_open},
+	{"flowd.policy_core", lua_policy_open},
+	{"flowd.protect", lua_protect_open},
+	{"flowd.resolver_core", lua_resolver_open},
+	{"flowd.slice_core", lua_slice_open},
+	{NULL, NULL},
 };

@@ -5,12 +5,17 @@
 #include <lauxlib.h>
 
 #include "log.h"
+#include "lua_state.h"
 #include "watchdog.h"
 
 static int traceback(lua_State *L)
 {
 	const char *message = lua_tostring(L, 1);
+	struct heap *heap = lua_state_heap(L);
 
+	/* What is said about the error may take from the reserve. Whoever entered the script leaves it. */
+	if (heap)
+		heap_leave_script(heap, false);
 	if (!message) {
 		/* An error value that is no string: a table with __tostring, or nothing. */
 		if (!luaL_callmeta(L, 1, "__tostring"))

@@ -4,9 +4,12 @@
 #include <lauxlib.h>
 
 #include "lua_call.h"
+#include "lua_state.h"
 
 /*
  * protect.call(fn, ...) -> true, or false and the error with a traceback.
+ *
+ * Memory is limited as it is for scripts (heap.h).
  *
  * As xpcall with debug.traceback, without fn's results. What xpcall calls cannot return in machine
  * code: LuaJIT gives up the trace that leads there ("NYI: return to lower frame"), four times for
@@ -14,8 +17,16 @@
  */
 static int protect_call(lua_State *L)
 {
+	struct heap *heap = lua_state_heap(L);
+	bool before;
+	int status;
+
 	luaL_checktype(L, 1, LUA_TFUNCTION);
-	if (lua_call_traced(L, lua_gettop(L) - 1, 0) == 0) {
+	before = heap && heap_enter_script(heap);
+	status = lua_call_traced(L, lua_gettop(L) - 1, 0);
+	if (heap)
+		heap_leave_script(heap, before);
+	if (status == 0) {
 		lua_pushboolean(L, 1);
 		return 1;
 	}

@@ -68,16 +68,16 @@ static void preload(lua_State *L, const char *name, lua_CFunction open)
 	lua_pop(L, 2);
 }
 
-lua_State *lua_state_new(const char *lua_path)
-{
-	lua_State *L = luaL_newstate();
+/* Of the first state: all others find their modules where it does. */
+static const char *module_path;
 
-	if (!L)
-		return NULL;
+/* Runs protected: memory may be short. */
+static int open_modules(lua_State *L)
+{
 	luaL_openlibs(L);
 	lua_pushthread(L);
 	lua_setfield(L, LUA_REGISTRYINDEX, "flowd.main_thread");
-	set_package_path(L, lua_path);
+	set_package_path(L, module_path);
 	for (const struct lua_binding *b = lua_bindings; b->module; b++)
 		preload(L, b->module, b->open);
 
@@ -90,5 +90,32 @@ lua_State *lua_state_new(const char *lua_path)
 	lua_pushliteral(L, FLOWD_VERSION);
 	lua_setfield(L, -2, "version");
 	lua_setglobal(L, "_flowd");
+	return 0;
+}
+
+static lua_State *open_state(lua_State *L)
+{
+	if (L && lua_cpcall(L, open_modules, NULL) != 0) {
+		lua_close(L);
+		return NULL;
+	}
 	return L;
+}
+
+lua_State *lua_state_new(const char *lua_path)
+{
+	module_path = lua_path;
+	return open_state(luaL_newstate());
+}
+
+lua_State *lua_state_new_on(struct heap *h)
+{
+	return open_state(lua_newstate(heap_allocate, h));
+}
+
+struct heap *lua_state_heap(lua_State *L)
+{
+	void *heap;
+
+	return lua_getallocf(L, &heap) == heap_allocate ? heap : NULL;
 }

@@ -6,6 +6,7 @@
 #define LUA_STATE_H
 
 #include <lua.h>
+#include "heap.h"
 
 /*
  * A new state. Modules come from the binary or, when lua_path is not NULL, from files
@@ -13,5 +14,12 @@
  * LUA_PATH and LUA_CPATH are ignored. NULL when out of memory.
  */
 lua_State *lua_state_new(const char *lua_path);
+
+/* Another one, whose memory is a heap (borrowed until the state is closed). Modules come from where those
+ * of the first state come from. */
+lua_State *lua_state_new_on(struct heap *h);
+
+/* The heap of a state; NULL: its memory is not counted. */
+struct heap *lua_state_heap(lua_State *L);
 
 #endif

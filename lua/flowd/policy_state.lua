@@ -1,0 +1,67 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- Policy states: Lua states of their own for rules, maps and configuration files, which can be thrown
+--- away. This is their handle in the main state.
+--
+--     local p = policy_state.new({ limit = 256 * 2 ^ 20 })
+--     local text = p:call("flowd.explain.text", "tcp 2001:db8::1 1094 2001:db8::2 40000")
+--     p:close()
+--
+-- What goes across is copied: nil, booleans, numbers, strings, 64-bit integers and tables of these.
+local ffi = require("ffi")
+local api = require("flowd.api")
+local core = require("flowd.policy_core")
+
+local policy_state = {}
+
+-- For what scripts may not: telling what went wrong, compiling rules without one of them.
+local RESERVE = 32 * 2 ^ 20
+
+--- What policy states can call by require("flowd.host").call(NAME, …).
+---@type table<string, function>
+policy_state.host = {}
+
+core.host(function(name, ...)
+  local fn = policy_state.host[name]
+  if not fn then error(("host: there is no function %s"):format(name), 0) end
+  return fn(...)
+end)
+
+---@class flowd.PolicyState
+---@field closed boolean
+local PolicyState = {}
+PolicyState.__index = PolicyState
+
+--- A new policy state, with nothing loaded.
+---@param options? { limit: number } octets that its scripts may use
+---@return flowd.PolicyState
+function policy_state.new(options)
+  options = options or {}
+  local handle = core.new(options.limit or 256 * 2 ^ 20, RESERVE)
+  handle:call("flowd.policy_inside.set_module_path", package.path)
+  return setmetatable({ handle = handle, heap = ffi.cast("struct heap *", handle:heap()), closed = false }, PolicyState)
+end
+
+--- Call a function of a module there: "flowd.rules.explain.run".
+---@param name string
+---@return any ... its results; what it raises is raised, as text with a traceback
+function PolicyState:call(name, ...) return self.handle:call(name, ...) end
+
+--- Run its rules on a batch.
+---@param batch ffi.cdata* struct flow_batch *
+function PolicyState:run(batch)
+  self.handle:run(tonumber(ffi.cast("intptr_t", ffi.cast("struct flow_batch *", batch))))
+end
+
+--- Octets in use, and octets that the system has given for them.
+---@return number used
+---@return number mapped
+function PolicyState:memory() return tonumber(api.heap_used(self.heap)), tonumber(api.heap_mapped(self.heap)) end
+
+--- End it: its timers, its maps, its memory.
+function PolicyState:close()
+  if self.closed then return end
+  self.closed, self.heap = true, nil
+  self.handle:close()
+end
+
+return policy_state

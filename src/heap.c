@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "heap.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum {
+	SEGMENT_SIZE = 1 << 20,
+	/* Sizes of blocks: multiples of 16 up to LINEAR_MAX, then four to each power of two. */
+	LINEAR_MAX = 512,
+	LINEAR_CLASSES = LINEAR_MAX / 16,
+	/* Larger ones are mappings of their own, which can grow where they are. */
+	BLOCK_MAX = 1 << 15,
+	CLASSES = LINEAR_CLASSES + 4 * 6,
+	PAGE = 4096,
+};
+
+/* In front of each block; Lua wants multiples of 8. */
+struct head {
+	uint32_t owner;
+	uint32_t spare;
+};
+
+/* In front of a mapping. Its size follows from the block's. */
+struct mapping {
+	struct mapping *next, *previous;
+	size_t size;
+	struct head head;
+};
+
+struct free_block {
+	struct free_block *next;
+};
+
+struct segment {
+	struct segment *next;
+	uint64_t spare;
+};
+
+struct heap {
+	uint64_t used, limit, reserve, mapped, refusals;
+	const uint32_t *owner;
+	bool script, abandoned;
+	char *fresh, *fresh_end;
+	struct segment *segments;
+	struct mapping mappings; /* a ring */
+	struct free_block *free[CLASSES];
+	uint64_t owners[HEAP_OWNERS_MAX];
+};
+
+/* The class whose blocks hold `size` octets, and their size. */
+static unsigned int class_of(size_t size, size_t *block_size)
+{
+	unsigned int power, step;
+
+	if (size <= LINEAR_MAX) {
+		*block_size = (size + 15) & ~(size_t)15;
+		return (unsigned int)(*block_size / 16 - 1);
+	}
+	/* 2^power < size <= 2^(power+1) */
+	power = 63 - (unsigned int)__builtin_clzll(size - 1);
+	step = (unsigned int)((size - 1 - ((size_t)1 << power)) >> (power - 2));
+	*block_size = ((size_t)1 << power) + ((size_t)(step + 1) << (power - 2));
+	return LINEAR_CLASSES + (power - 9) * 4 + step;
+}
+
+static void *map_pages(struct heap *h, size_t size)
+{
+	void *pages = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (pages == MAP_FAILED)
+		return NULL;
+	h->mapped += size;
+	return pages;
+}
+
+static struct head *take_block(struct heap *h, size_t size)
+{
+	size_t block_size;
+	unsigned int class = class_of(size, &block_size);
+	struct free_block *block = h->free[class];
+
+	if (block) {
+		h->free[class] = block->next;
+		return (struct head *)block;
+	}
+	if ((size_t)(h->fresh_end - h->fresh) < block_size) {
+		struct segment *segment = map_pages(h, SEGMENT_SIZE);
+
+		/* What is left of the one before is at most BLOCK_MAX octets of 1 MiB. */
+		if (!segment)
+			return NULL;
+		segment->next = h->segments;
+		h->segments = segment;
+		h->fresh = (char *)segment + sizeof(*segment);
+		h->fresh_end = (char *)segment + SEGMENT_SIZE;
+	}
+	h->fresh += block_size;
+	return (struct head *)(h->fresh - block_size);
+}
+
+static void give_block(struct heap *h, struct head *head, size_t size)
+{
+	size_t block_size;
+	unsigned int class = class_of(size, &block_size);
+	struct free_block *block = (struct free_block *)head;
+
+	block->next = h->free[class];
+	h->free[class] = block;
+}
+
+static size_t mapping_size(size_t size)
+{
+	return (offsetof(struct mapping, head) + size + PAGE - 1) & ~(size_t)(PAGE - 1);
+}
+
+static void link_mapping(struct heap *h, struct mapping *m)
+{
+	m->next = h->mappings.next;
+	m->previous = &h->mappings;
+	m->next->previous = m;
+	h->mappings.next = m;
+}
+
+static void unlink_mapping(struct mapping *m)
+{
+	m->next->previous = m->previous;
+	m->previous->next = m->next;
+}
+
+static struct mapping *mapping_of(struct head *head)
+{
+	return (struct mapping *)((char *)head - offsetof(struct mapping, head));
+}
+
+/* size: with the head. */
+static struct head *take(struct heap *h, size_t size)
+{
+	struct mapping *m;
+
+	if (size <= BLOCK_MAX)
+		return take_block(h, size);
+	m = map_pages(h, mapping_size(size));
+	if (!m)
+		return NULL;
+	m->size = mapping_size(size);
+	link_mapping(h, m);
+	return &m->head;
+}
+
+static void give(struct heap *h, struct head *head, size_t size)
+{
+	struct mapping *m;
+
+	if (size <= BLOCK_MAX) {
+		give_block(h, head, size);
+		return;
+	}
+	m = mapping_of(head);
+	unlink_mapping(m);
+	h->mapped -= m->size;
+	munmap(m, m->size);
+}
+
+/* A mapping that stays one. */
+static struct head *resize_mapping(struct heap *h, struct head *head, size_t size)
+{
+	struct mapping *m = mapping_of(head), *moved;
+	size_t wanted = mapping_size(size);
+
+	if (wanted == m->size)
+		return head;
+	unlink_mapping(m);
+	moved = mremap(m, m->size, wanted, MREMAP_MAYMOVE);
+	if (moved == MAP_FAILED) {
+		link_mapping(h, m);
+		return NULL;
+	}
+	h->mapped += wanted - moved->size;
+	moved->size = wanted;
+	link_mapping(h, moved);
+	return &moved->head;
+}
+
+static struct head *resize(struct heap *h, struct head *head, size_t old_size, size_t size)
+{
+	size_t old_block, block;
+	struct head *moved;
+
+	if (old_size > BLOCK_MAX && size > BLOCK_MAX)
+		return resize_mapping(h, head, size);
+	if (old_size <= BLOCK_MAX && size <= BLOCK_MAX &&
+	    class_of(old_size, &old_block) == class_of(size, &block))
+		return head;
+	moved = take(h, size);
+	if (!moved)
+		return NULL;
+	memcpy(moved, head, old_size < size ? old_size : size);
+	give(h, head, old_size);
+	return moved;
+}
+
+static uint32_t owner_now(const struct heap *h)
+{
+	uint32_t owner = h->owner ? *h->owner : 0;
+
+	return owner < HEAP_OWNERS_MAX ? owner : 0;
+}
+
+static bool refuse(struct heap *h, size_t more)
+{
+	if (h->used + more <= h->limit + (h->script ? 0 : h->reserve))
+		return false;
+	h->refusals++;
+	return true;
+}
+
+void *heap_allocate(void *heap, void *block, size_t old_size, size_t new_size)
+{
+	struct heap *h = heap;
+	struct head *head = block ? (struct head *)block - 1 : NULL;
+	uint32_t owner = head ? head->owner : 0;
+
+	if (!head)
+		old_size = 0;
+	if (new_size == 0) {
+		if (!head || h->abandoned)
+			return NULL;
+		h->used -= old_size;
+		h->owners[owner] -= old_size;
+		give(h, head, old_size + sizeof(*head));
+		return NULL;
+	}
+	if (new_size > old_size && refuse(h, new_size - old_size))
+		return NULL;
+	if (head)
+		head = resize(h, head, old_size + sizeof(*head), new_size + sizeof(*head));
+	else
+		head = take(h, new_size + sizeof(*head));
+	if (!head) {
+		h->refusals++;
+		return NULL;
+	}
+	h->used += new_size - old_size;
+	h->owners[owner] -= old_size;
+	/* Whoever makes it grow has it. */
+	if (new_size > old_size || !block)
+		owner = owner_now(h);
+	head->owner = owner;
+	h->owners[owner] += new_size;
+	return head + 1;
+}
+
+struct heap *heap_new(uint64_t limit, uint64_t reserve)
+{
+	struct heap *h = calloc(1, sizeof(*h));
+
+	if (!h)
+		return NULL;
+	h->limit = limit;
+	h->reserve = reserve;
+	h->mappings.next = h->mappings.previous = &h->mappings;
+	return h;
+}
+
+void heap_abandon(struct heap *h)
+{
+	h->abandoned = true;
+}
+
+void heap_free(struct heap *h)
+{
+	if (!h)
+		return;
+	while (h->mappings.next != &h->mappings) {
+		struct mapping *m = h->mappings.next;
+
+		unlink_mapping(m);
+		munmap(m, m->size);
+	}
+	while (h->segments) {
+		struct segment *segment = h->segments;
+
+		h->segments = segment->next;
+		munmap(segment, SEGMENT_SIZE);
+	}
+	free(h);
+}
+
+void heap_set_owner(struct heap *h, const uint32_t *owner)
+{
+	h->owner = owner;
+}
+
+void heap_set_limit(struct heap *h, uint64_t limit)
+{
+	h->limit = limit;
+}
+
+bool heap_enter_script(struct heap *h)
+{
+	bool before = h->script;
+
+	h->script = true;
+	return before;
+}
+
+void heap_leave_script(struct heap *h, bool before)
+{
+	h->script = before;
+}
+
+uint64_t heap_used(const struct heap *h)
+{
+	return h->used;
+}
+
+uint64_t heap_used_by(const struct heap *h, uint32_t owner)
+{
+	return owner < HEAP_OWNERS_MAX ? h->owners[owner] : 0;
+}
+
+uint64_t heap_mapped(const struct heap *h)
+{
+	return h->mapped;
+}
+
+uint64_t heap_limit(const struct heap *h)
+{
+	return h->limit;
+}
+
+uint64_t heap_refusals(const struct heap *h)
+{
+	return h->refusals;
+}
