@@ -112,7 +112,7 @@ lint: ## luacheck, clang-format, cppcheck, shellcheck
 asan: ## every test again with AddressSanitizer and UndefinedBehaviorSanitizer
 	@scripts/install-deps all
 	@$(MAKE) --no-print-directory SANITIZE=address,undefined CFLAGS='-O1 -g' build-san/bin/flowd-lua
-	@FLOWD_BIN=build-san/bin/flowd-lua ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	@FLOWD_BIN=build-san/bin/flowd-lua ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:quarantine_size_mb=8 UBSAN_OPTIONS=print_stacktrace=1 \
 		scripts/test unit core bpf system fuzz
 
 bench: ## what it costs, each figure next to a baseline of the same run

@@ -28,6 +28,7 @@ function options.listen()
     if what == "flush" then options.generation = options.generation + 1 end
   end, "trace")
 end
+jit.off(options.listen) -- called now and then, and never worth a trace
 options.listen()
 
 return options
