@@ -14,6 +14,14 @@ return {
   -- File to write the process id to while the daemon runs. Expects a path, or "" for none.
   pid_file = "",
 
+  -- User to run as, a name or a number, when started as root. Directories, pipes, the pid file and
+  -- the directory of pins are prepared before; then only CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are
+  -- kept (CAP_SYS_ADMIN and CAP_NET_ADMIN before Linux 5.8). "": the user that starts it.
+  user = "",
+
+  -- Group to run as, with user; "": that user's own. The user's other groups are kept.
+  group = "",
+
   -- How many flows can be open at once. Memory is taken as flows come, at most 256 octets each. A
   -- flow beyond that is refused, counted and logged; no open flow is ever pushed out. Expects an
   -- integer from 1 to 100000000 flows.

@@ -74,3 +74,65 @@ int account_group(const char *name, uint32_t *gid)
 #endif
 	return entry ? 0 : -ENOENT;
 }
+
+/* Name and own group of a user; false: it has no account. */
+static bool find_name(uint32_t uid, char *name, size_t size, uint32_t *gid)
+{
+	FILE *file = fopen("/etc/passwd", "re");
+	const struct passwd *entry = NULL;
+
+	while (file && (entry = fgetpwent(file)) != NULL && entry->pw_uid != uid)
+		;
+#ifndef FLOWD_STATIC
+	if (!entry)
+		entry = getpwuid(uid);
+#endif
+	if (entry) {
+		snprintf(name, size, "%s", entry->pw_name);
+		*gid = entry->pw_gid;
+	}
+	if (file)
+		fclose(file);
+	return entry != NULL;
+}
+
+#ifdef FLOWD_STATIC
+static int list_groups(const char *name, uint32_t gid, uint32_t *out, int max)
+{
+	FILE *file = fopen("/etc/group", "re");
+	const struct group *entry;
+	int count = 0;
+
+	if (max > 0)
+		out[count++] = gid;
+	while (file && count < max && (entry = fgetgrent(file)) != NULL) {
+		for (char **member = entry->gr_mem; *member && count < max; member++) {
+			if (strcmp(*member, name) == 0 && entry->gr_gid != gid)
+				out[count++] = entry->gr_gid;
+		}
+	}
+	if (file)
+		fclose(file);
+	return count;
+}
+#else
+static int list_groups(const char *name, uint32_t gid, uint32_t *out, int max)
+{
+	int count = max;
+
+	/* More than fit: the first ones. */
+	return getgrouplist(name, gid, (gid_t *)out, &count) < 0 ? max : count;
+}
+#endif
+
+int account_groups(uint32_t uid, uint32_t *gid, uint32_t *out, int max)
+{
+	uint32_t own;
+	char name[256];
+
+	if (!find_name(uid, name, sizeof(name), &own))
+		return -ENOENT;
+	if (gid)
+		*gid = own;
+	return list_groups(name, own, out, max);
+}

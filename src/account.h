@@ -15,4 +15,10 @@
 FFI_EXPORT int account_user(const char *name, uint32_t *uid);
 FFI_EXPORT int account_group(const char *name, uint32_t *gid);
 
+/*
+ * The groups of a user, its own one among them: at most `max`, how many, or -ENOENT when the user has no
+ * account. *gid (may be NULL) gets its own group.
+ */
+FFI_EXPORT int account_groups(uint32_t uid, uint32_t *gid, uint32_t *out, int max);
+
 #endif

@@ -18,6 +18,7 @@
 #include "log.h"
 #include "marker_filter.h"
 #include "marker_internal.h"
+#include "privileges.h"
 
 _Static_assert(sizeof(((struct marker_counts *)0)->packets) == MARKER_PACKET_KINDS * sizeof(uint64_t),
 	       "a counter for every enum marker_packet");
@@ -40,9 +41,13 @@ static int print_libbpf(enum libbpf_print_level level, const char *format, va_li
 	return length;
 }
 
-static const char *hint(int error)
+/* Append to a message which capability is missing, if that is why. */
+static void add_hint(int r, uint32_t needed, char *error, size_t error_size)
 {
-	return error == -EPERM || error == -EACCES ? " (it takes CAP_BPF and CAP_NET_ADMIN)" : "";
+	size_t used = strlen(error);
+
+	if (r == -EPERM || r == -EACCES)
+		privileges_explain(needed, error + used, error_size - used);
 }
 
 /* Make a marker whose maps are those that are pinned, or new ones. 0 or -errno. */
@@ -86,7 +91,8 @@ struct marker *marker_open_pinned(uint32_t marks_max, const char *directory, cha
 	if (r == 0)
 		return m;
 fail:
-	snprintf(error, error_size, "cannot load the marking program: %s%s", strerror(-r), hint(r));
+	snprintf(error, error_size, "cannot load the marking program: %s", strerror(-r));
+	add_hint(r, PRIVILEGES_ALL, error, error_size);
 	marker_close(m);
 	return NULL;
 }
@@ -215,9 +221,7 @@ int marker_attach(struct marker *m, const char *interface, int method, char *err
 	m->links = links;
 	r = marker_link_attach(&link, &m->pins, program, method, m->adopting, error, error_size);
 	if (r < 0) {
-		size_t used = strlen(error);
-
-		snprintf(error + used, error_size - used, "%s", hint(r));
+		add_hint(r, PRIVILEGE_NET_ADMIN, error, error_size);
 		return r;
 	}
 	m->links[m->links_count++] = link;

@@ -124,6 +124,11 @@ int64_t marker_netlink_egress_program(int ifindex, uint32_t priority, uint32_t h
 /* Make the directory, and mount /sys/fs/bpf if nobody has. 0, or -errno: logged, and nothing is pinned. */
 int marker_pins_open(struct marker_pins *p, const char *directory);
 
+/* The directory, by path or as /proc/self/fd/N (marker_pins_prepare): there, and ours? 0 or -errno. */
+int marker_pins_open_directory(const char *directory);
+bool marker_pins_is_descriptor(const char *directory);
+bool marker_pins_is_bpf_fs(const char *path);
+
 /* Have an object that is not loaded use the pinned maps. True when it does; false when there are
  * none, or (logged) they are of another layout or size. */
 bool marker_pins_reuse(const struct marker_pins *p, struct bpf_object *object);

@@ -112,6 +112,14 @@ void marker_watch_close(int fd)
 	(void)fd;
 }
 
+int marker_pins_prepare(const char *directory, uint32_t uid, uint32_t gid)
+{
+	(void)directory;
+	(void)uid;
+	(void)gid;
+	return -ENOSYS;
+}
+
 int marker_pins_list(const char *directory, struct marker_pin *out, uint32_t max)
 {
 	(void)directory;

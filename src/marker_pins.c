@@ -4,19 +4,14 @@
 #include <bpf/libbpf.h>
 #include <dirent.h>
 #include <errno.h>
-#include <libgen.h>
-#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "log.h"
 #include "marker_internal.h"
 
-static const char bpf_mount[] = "/sys/fs/bpf";
 static const char layout_name[] = "layout";
 
 typedef char pin_path[MARKER_PINS_PATH_SIZE];
@@ -29,13 +24,6 @@ static void path_of(const struct marker_pins *p, pin_path out, const char *name)
 static void path_of_interface(const struct marker_pins *p, pin_path out, const char *kind, int ifindex)
 {
 	snprintf(out, sizeof(pin_path), "%s/%s_%u_%d", p->directory, kind, p->netns, ifindex);
-}
-
-static bool is_bpf_fs(const char *path)
-{
-	struct statfs fs;
-
-	return statfs(path, &fs) == 0 && (uint32_t)fs.f_type == BPF_FS_MAGIC;
 }
 
 static unsigned int own_netns(void)
@@ -66,36 +54,10 @@ static void write_text(const char *path, const char *text)
 		log_warn("marker: %s: %s", path, strerror(errno));
 }
 
-static int make_directory(const char *directory)
-{
-	char copy[MARKER_PINS_PATH_SIZE];
-	const char *parent;
-	struct stat st;
-
-	snprintf(copy, sizeof(copy), "%s", directory);
-	parent = dirname(copy);
-	if (!is_bpf_fs(parent)) {
-		if (strcmp(parent, bpf_mount) != 0)
-			return -EMEDIUMTYPE;
-		if (mount("bpf", bpf_mount, "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700") < 0)
-			return -errno;
-		log_info("marker: mounted a BPF file system at %s", bpf_mount);
-	}
-	if (mkdir(directory, 0700) < 0 && errno != EEXIST)
-		return -errno;
-	if (lstat(directory, &st) < 0)
-		return -errno;
-	if (!S_ISDIR(st.st_mode))
-		return -ENOTDIR;
-	/* Somebody else could put maps of his own there. */
-	if (st.st_uid != geteuid())
-		return -EPERM;
-	return chmod(directory, 0700) < 0 ? -errno : 0;
-}
-
 int marker_pins_open(struct marker_pins *p, const char *directory)
 {
-	int r = strlen(directory) < sizeof(p->directory) ? make_directory(directory) : -ENAMETOOLONG;
+	int r = strlen(directory) < sizeof(p->directory) ? marker_pins_open_directory(directory)
+							 : -ENAMETOOLONG;
 
 	if (r < 0) {
 		log_warn("marker: cannot keep marks in %s: %s: flows will be unmarked from when this process "
@@ -390,6 +352,7 @@ void marker_pins_sweep(const struct marker_pins *p, const struct marker_link *li
 int marker_pins_remove(const struct marker_pins *p)
 {
 	const struct dirent *entry;
+	bool others = false;
 	DIR *dir;
 
 	if (!p->on)
@@ -409,8 +372,12 @@ int marker_pins_remove(const struct marker_pins *p)
 			remove_filter(p, path, netns, ifindex);
 		else if (strncmp(entry->d_name, "map_", 4) == 0 || strcmp(entry->d_name, layout_name) == 0)
 			unlink(path);
+		else if (entry->d_name[0] != '.')
+			others = true;
 	}
 	closedir(dir);
+	if (marker_pins_is_descriptor(p->directory))
+		return others ? -ENOTEMPTY : 0;
 	return rmdir(p->directory) < 0 ? -errno : 0;
 }
 
@@ -421,5 +388,5 @@ int marker_pins_clean(const char *directory)
 	if (strlen(directory) >= sizeof(p.directory))
 		return -ENAMETOOLONG;
 	snprintf(p.directory, sizeof(p.directory), "%s", directory);
-	return is_bpf_fs(directory) ? marker_pins_remove(&p) : -ENOENT;
+	return marker_pins_is_bpf_fs(directory) ? marker_pins_remove(&p) : -ENOENT;
 }

@@ -24,6 +24,14 @@ enum {
 	MARKER_PINS_PATH_SIZE = 576,
 };
 
+/*
+ * As root, for a daemon that becomes that user: make the directory, mount /sys/fs/bpf if nobody has, give
+ * the directory and what a daemon of root's left in it to the user. Returns a descriptor of it, the
+ * caller's, or -errno. "/proc/self/fd/DESCRIPTOR" serves as the directory where the way to it is barred
+ * (a BPF file system is often mounted 0700); then the directory itself, empty, outlives marker_close.
+ */
+FFI_EXPORT int marker_pins_prepare(const char *directory, uint32_t uid, uint32_t gid);
+
 /* An interface that the pins tell of. */
 struct marker_pin {
 	char name[16]; /* of the interface; "" when it is gone or in another network namespace */

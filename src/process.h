@@ -21,12 +21,21 @@
 FFI_EXPORT int process_prepare_directory(const char *path, char *error, size_t error_size);
 
 /*
+ * As root, the same for a daemon that becomes that user: the directory is the user's then, its parents
+ * root's. One of root's is given to the user when it is empty or, for `file`, holds a file of that name
+ * (a state file of the daemon's); else -EPERM.
+ */
+FFI_EXPORT int process_prepare_directory_for(const char *path, uint32_t uid, uint32_t gid, const char *file,
+					     char *error, size_t error_size);
+
+/*
  * Write our process id and a newline, mode 0644. The file appears complete (written beside
- * it and renamed), replaces one that a dead daemon left, and never follows a link.
+ * it and renamed), replaces one that a dead daemon left, and never follows a link. One that holds our
+ * process id is left: an image of the binary before this one, which was still root, wrote it.
  */
 FFI_EXPORT int process_write_pid_file(const char *path, char *error, size_t error_size);
 
-/* Remove the pid file if it still holds our process id. */
+/* Remove the pid file if it still holds our process id; where only root may, it is left empty. */
 FFI_EXPORT void process_remove_pid_file(const char *path);
 
 /*

@@ -8,13 +8,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "privileges.h"
+
 extern char **environ;
 
 static int spawn(const char *const *argv, int output, pid_t *pid)
 {
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attributes;
-	sigset_t none, defaults;
+	sigset_t none, defaults, all, before;
+	bool ambient;
 	int err;
 
 	sigemptyset(&none);
@@ -28,7 +31,15 @@ static int spawn(const char *const *argv, int output, pid_t *pid)
 	posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
 	posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
 	posix_spawn_file_actions_adddup2(&actions, output, STDERR_FILENO);
+	/* Programs of others need none of our capabilities. The watchdog, which would start our own next
+	 * image without them, waits for that moment. */
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &before);
+	ambient = privileges_ambient(false);
 	err = posix_spawn(pid, argv[0], &actions, &attributes, (char *const *)argv, environ);
+	if (ambient)
+		privileges_ambient(true);
+	sigprocmask(SIG_SETMASK, &before, NULL);
 	posix_spawn_file_actions_destroy(&actions);
 	posix_spawnattr_destroy(&attributes);
 	return -err;

@@ -2,10 +2,10 @@
 --- Backend "marker": flow labels on the packets of open flows (src/marker.h).
 local api = require("flowd.api")
 local ffi = require("ffi")
-local pins = require("flowd.pins")
+local privileges = require("flowd.privileges")
 local schema = require("flowd.schema")
 
-local ERROR_SIZE = 256
+local ERROR_SIZE = 512
 local TICK_SECONDS = 1
 
 local marker = {
@@ -131,8 +131,11 @@ end
 
 function marker:start(ctx)
   local message = ffi.new("char[?]", ERROR_SIZE)
-  self.handle = api.marker_open_pinned(ctx.max_flows, pins.directory(ctx.runtime_dir), message, ERROR_SIZE)
-  if self.handle == nil then error(ffi.string(message), 0) end
+  self.handle = api.marker_open_pinned(ctx.max_flows, privileges.pins_directory(ctx.runtime_dir), message,
+    ERROR_SIZE)
+  if self.handle == nil then
+    error(("on %s: %s"):format(table.concat(self.options.interfaces, ", "), ffi.string(message)), 0)
+  end
   self:make_counters()
   if self:attach_all() == 0 then
     self:stop()

@@ -210,7 +210,7 @@ function cli.fail(format, ...) error({ failure = format:format(...) }, 0) end
 function cli.load_config(options, kept)
   local config = require("flowd.config")
   local loaded, errors = config.load(options.conf or cli.default_conf,
-    { log_level = options.log_level, log_time = options.log_time }, kept)
+    { log_level = options.log_level, log_time = options.log_time, user = options.user }, kept)
   if not loaded then error({ errors = errors }, 0) end
   return loaded
 end

@@ -364,13 +364,14 @@ local function load_file(path, overrides, kept)
   overrides = overrides or {}
   if overrides.log_level then result.values.log.level = overrides.log_level end
   if overrides.log_time then result.values.log.time = true end
+  if overrides.user then result.values.user = overrides.user end
   result.overrides = overrides
   return result
 end
 
 --- Load a configuration file.
 ---@param path string
----@param overrides { log_level: string?, log_time: boolean? }? of the command line
+---@param overrides { log_level: string?, log_time: boolean?, user: string? }? of the command line
 ---@param kept flowd.Snapshot? its `sources` of before, instead of the files
 ---@return flowd.Config|nil
 ---@return string[]|nil errors all of them, each "FILE:LINE: path: message"

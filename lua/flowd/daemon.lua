@@ -8,10 +8,12 @@ local log = require("flowd.log")
 local context = require("flowd.context")
 local counters = require("flowd.counters")
 local emit = require("flowd.emit")
+local fifo_stream = require("flowd.fifo_stream")
 local flow_log = require("flowd.flow_log")
 local flow_line = require("flowd.flow_line")
 local pipeline = require("flowd.pipeline")
 local plugins = require("flowd.plugins")
+local privileges = require("flowd.privileges")
 local reload = require("flowd.reload")
 local rules = require("flowd.rules")
 local snapshot = require("flowd.snapshot")
@@ -247,6 +249,8 @@ end
 
 function Daemon:build()
   local config = self.config
+  local problem = privileges.take(config)
+  if problem then refuse("%s", problem) end
   self:prepare_directories()
   self:open_state()
   self:write_pid_file()
@@ -272,6 +276,7 @@ function Daemon:build()
   })
   self.started = true
   local unclaimed = api.handover_close_rest()
+  fifo_stream.discard_prepared()
   if unclaimed > 0 then log.warn("%d descriptors of the process before this one were not needed any more", unclaimed) end
 end
 
@@ -385,6 +390,7 @@ function Daemon:release()
   if self.table and self.table ~= nil then api.flow_table_close(self.table) end
   if self.state and self.state ~= nil then api.state_close(self.state, true) end
   if self.pid_file then api.process_remove_pid_file(self.pid_file) end
+  privileges.close()
 end
 
 -- Names of what runs, for the log.

@@ -17,7 +17,7 @@ local fifo = {}
 local Fifo = {}
 Fifo.__index = Fifo
 
-local ENOENT = 2
+local EPERM, ENOENT, EACCES = 1, 2, 13
 local KEEP = 0xffffffff -- UINT32_MAX in struct fifo_options: the daemon's own
 local FILLS_AT_CHANGE = 64 -- of an input buffer: empties the largest pipe
 local STOP_SECONDS = 0.5 -- to read what is left when we stop
@@ -40,6 +40,36 @@ local function settings_of(options)
     gid = account(api.account_group, "group", options.group),
     replace_regular_file = options.replace_regular_file or false,
   })
+end
+
+--- As root, before the daemon becomes `user`: have the FIFO, for open() with the same options to find.
+---@param options table as of fifo.open
+---@param user ffi.cdata* struct privileges_user
+function fifo.prepare(options, user)
+  local ok, settings = pcall(settings_of, options)
+  if not ok then return end -- said by open()
+  if settings.uid == KEEP then settings.uid = user.uid end
+  if settings.gid == KEEP then settings.gid = user.gid end
+  fifo_stream.prepare(options.path, settings, user)
+end
+
+--- Could we, an ordinary user, open or make that FIFO?
+---@param options table as of fifo.open
+---@return string|nil problem why not
+function fifo.denied(options)
+  local path = options.path
+  local status = api.privileges_access(path, 4)
+  if status == 0 then return nil end
+  local who = ("user %d, who runs flowd-lua,"):format(api.privileges_uid())
+  if status ~= -ENOENT then return ("%s: %s cannot read from it"):format(path, who) end
+  local directory = path:match("^(.*)/[^/]*$") or "."
+  if api.privileges_access(directory == "" and "/" or directory, 3) ~= 0 then
+    return ("%s: %s cannot make a pipe there: restart flowd-lua as root, or make the pipe"):format(path, who)
+  end
+  local ok, settings = pcall(settings_of, options)
+  if ok and not api.privileges_may_give(settings.uid, settings.gid) then
+    return ("%s: %s cannot give a pipe to that owner or group: restart flowd-lua as root, or make the pipe"):format(path, who)
+  end
 end
 
 local function now() return tonumber(api.clock_monotonic_ns()) / 1e9 end
@@ -157,7 +187,11 @@ function Fifo:close()
   for stream in pairs(self.old) do streams[#streams + 1] = stream end
   if self.stream then
     local status = api.fifo_remove(self.stream.fifo, self.path)
-    if status ~= 0 then self:log("error", "cannot be removed: %s", ffi.string(api.error_text(status))) end
+    if status == -EACCES or status == -EPERM then
+      self:log("info", "stays: only root can remove it from there")
+    elseif status ~= 0 then
+      self:log("error", "cannot be removed: %s", ffi.string(api.error_text(status)))
+    end
     streams[#streams + 1] = self.stream
   end
   self.old, self.stream = {}, nil

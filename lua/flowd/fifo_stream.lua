@@ -111,6 +111,47 @@ local function open_input(ctx, name, label)
   return input, reader
 end
 
+-- FIFOs that root made or opened for the user that we are now, by path.
+local prepared = {}
+
+--- As root, before the daemon becomes `user`: open the FIFO at a path, or make it.
+---@param path string
+---@param settings ffi.cdata* struct fifo_options
+---@param user ffi.cdata* struct privileges_user
+function stream.prepare(path, settings, user)
+  local fifo, message = ffi.new("struct fifo"), ffi.new("char[?]", ffi.C.FIFO_MESSAGE_SIZE)
+  local status = api.fifo_open(fifo, path, settings, message)
+  if status == 0 and not api.privileges_readable(fifo.fd, user) then
+    api.fifo_remove(fifo, path)
+    api.fifo_close(fifo)
+    prepared[path] = { problem = ("%s: user %d, who runs flowd-lua, could not read from it: with owner = \"\" it is "
+      .. "that user's; or give it a group that the user is in, and mode 0660"):format(path, user.uid) }
+    return
+  end
+  prepared[path] = status == 0 and { fifo = fifo, remark = ffi.string(message) } or { problem = ffi.string(message) }
+end
+
+--- Those that no plugin took.
+function stream.discard_prepared()
+  for path, entry in pairs(prepared) do
+    if entry.fifo then
+      api.fifo_remove(entry.fifo, path)
+      api.fifo_close(entry.fifo)
+    end
+  end
+  prepared = {}
+end
+
+-- The FIFO and a remark; or nil and why not.
+local function open_fifo(path, settings)
+  local ready = prepared[path]
+  prepared[path] = nil
+  if ready then return ready.fifo, ready.remark or ready.problem end
+  local fifo, message = ffi.new("struct fifo"), ffi.new("char[?]", ffi.C.FIFO_MESSAGE_SIZE)
+  local ok = api.fifo_open(fifo, path, settings, message) == 0
+  return ok and fifo or nil, ffi.string(message)
+end
+
 --- Open the FIFO at owner.path, or make it.
 ---@param owner table flowd.fifo's: ctx, path, settings, on_line, ended(stream)
 ---@return table|nil stream
@@ -124,11 +165,11 @@ function stream.open(owner)
   -- All else first: once the FIFO can be seen, somebody writes to it.
   local input, reader = open_input(owner.ctx, name, owner.path)
   if not input then return nil, reader end
-  local fifo, message = ffi.new("struct fifo"), ffi.new("char[?]", ffi.C.FIFO_MESSAGE_SIZE)
-  if api.fifo_open(fifo, owner.path, owner.settings, message) ~= 0 then
+  local fifo, message = open_fifo(owner.path, owner.settings)
+  if not fifo then
     api.line_reader_close(reader)
     api.state_input_close(owner.ctx.state, input)
-    return nil, ffi.string(message)
+    return nil, message
   end
   owner.input_names[name] = true
   local self = setmetatable({
@@ -140,7 +181,7 @@ function stream.open(owner)
   -- Lines that a killed daemon left in the buffer come before any new ones.
   self:run(false)
   if api.line_reader_within_line(reader) then self:again(0) end
-  return self, ffi.string(message)
+  return self, message
 end
 
 --- What a killed daemon had read from FIFOs that were removed from the path: nobody writes to

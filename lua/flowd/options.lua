@@ -34,6 +34,16 @@ options.global = {
     default = "",
     doc = 'File to write the process id to while the daemon runs.',
   }),
+  user = schema.string({
+    default = "",
+    doc = "User to run as, a name or a number, when started as root. Directories, pipes, the pid file and the directory of "
+      .. "pins are prepared before; then only CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are kept (CAP_SYS_ADMIN and CAP_NET_ADMIN "
+      .. 'before Linux 5.8). "": the user that starts it.',
+  }),
+  group = schema.string({
+    default = "",
+    doc = 'Group to run as, with user; "": that user\'s own. The user\'s other groups are kept.',
+  }),
   max_flows = schema.integer({
     min = 1, max = 100000000, default = 1000000, unit = "flows",
     doc = "How many flows can be open at once. Memory is taken as flows come, at most 256 octets each. "

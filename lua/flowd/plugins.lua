@@ -3,6 +3,9 @@
 --
 -- A module is a Lua file that returns a table: `name`, `doc`, `schema`, `start(self, ctx)`,
 -- `stop(self)`; a backend also `on_events(self, events, n)` and, if it queues, `flush(self)`.
+-- One that needs root for more than marking has, both called without an instance:
+-- `prepare(module, options, user)`, as root before the daemon becomes `user`, and `denied(module, options)`,
+-- at a reload as an ordinary user: why it could not be started with these options, or nil.
 -- An instance inherits from its module: `self.options`, `self.ctx`, and whatever it sets.
 local watch = require("flowd.watch")
 

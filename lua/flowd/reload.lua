@@ -9,11 +9,12 @@ local config = require("flowd.config")
 local counters = require("flowd.counters")
 local log = require("flowd.log")
 local plugins = require("flowd.plugins")
+local privileges = require("flowd.privileges")
 
 local reload = {}
 
 -- What is taken when the process starts.
-reload.at_start = { "runtime_dir", "state_dir", "cache_dir", "pid_file", "max_flows" }
+reload.at_start = { "runtime_dir", "state_dir", "cache_dir", "pid_file", "max_flows", "user", "group" }
 
 local kind_of = { plugin = "plugins", backend = "backends" }
 
@@ -77,6 +78,8 @@ local function load(daemon)
   if not bits then return nil, { message } end
   local chain, problems = daemon:compile_rules(new, bits)
   if not chain then return nil, problems end
+  local denied = privileges.denied(new, function(kind, name) return unchanged(daemon.config, new, kind, name) end)
+  if denied then return nil, denied end
   return new, nil, bits, chain
 end
 

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- Events from named pipes: data servers write one line for each start and end of a flow.
+local fifo = require("flowd.fifo")
 local schema = require("flowd.schema")
 
 local pipe = {
@@ -36,13 +37,30 @@ local pipe = {
   },
 }
 
+local function of_path(options, path)
+  return {
+    path = path, mode = options.mode, owner = options.owner, group = options.group,
+    replace_regular_file = options.replace_regular_file,
+  }
+end
+
+--- As root, for a daemon that becomes `user`: pipes where only root can make them, for whom only root can.
+function pipe.prepare(_, options, user)
+  for _, path in ipairs(options.paths) do fifo.prepare(of_path(options, path), user) end
+end
+
+--- Could an ordinary user, who we are, have these pipes? nil: yes.
+function pipe.denied(_, options)
+  for _, path in ipairs(options.paths) do
+    local problem = fifo.denied(of_path(options, path))
+    if problem then return problem end
+  end
+end
+
 function pipe:start(ctx)
   local options, problems = self.options, {}
   for _, path in ipairs(options.paths) do
-    local ok, message = pcall(ctx.fifo, ctx, {
-      path = path, mode = options.mode, owner = options.owner, group = options.group,
-      replace_regular_file = options.replace_regular_file,
-    })
+    local ok, message = pcall(ctx.fifo, ctx, of_path(options, path))
     if ok then
       ctx:log("info", "reading %s", path)
     else

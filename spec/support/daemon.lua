@@ -89,6 +89,7 @@ end
 ---   rules      Lua source of its list of rules
 ---   dir        directory to work in (default: a new one)
 ---   args       more arguments
+---   prefix     words before the command: a program that executes it
 ---   log_level  default "debug"
 ---   seconds    to be ready, default 10; `ready = false`: do not wait
 ---@param options table
@@ -96,8 +97,11 @@ end
 function daemon.start(options)
   local dir = options.dir or temp.dir()
   local conf = options.conf or daemon.write_config(dir, options.config, options.rules)
-  local command = { daemon.binary(), "--conf", conf, "--log-level", options.log_level or "debug", "run",
-    namespace = options.namespace, cwd = options.cwd, env = options.env, name = "flowd-lua" }
+  local command = { namespace = options.namespace, cwd = options.cwd, env = options.env, name = "flowd-lua" }
+  for _, word in ipairs(options.prefix or {}) do command[#command + 1] = word end
+  for _, word in ipairs({ daemon.binary(), "--conf", conf, "--log-level", options.log_level or "debug", "run" }) do
+    command[#command + 1] = word
+  end
   for _, word in ipairs(options.args or {}) do command[#command + 1] = word end
   -- What it pins outlives it when it is killed: called after its end.
   cleanup.add(function()

@@ -9,6 +9,9 @@ return {
 Reads the configuration, starts its backends and plugins, and handles events until SIGTERM or SIGINT ends it.
 It then ends all open flows: their last messages are sent, their marks are removed.
 Nothing is started when the configuration has an error.]],
+  options = {
+    { name = "--user", value = "USER", doc = "Become this user when started as root. Overrides the configuration." },
+  },
   run = function(_, options)
     -- The process before us hung: what it ran is what runs, without the script that hung.
     local kept = snapshot.take()
