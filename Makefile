@@ -9,6 +9,8 @@ PKG_CONFIG ?= pkg-config
 VERSION := 0.1.0
 PREFIX  ?= /usr
 DESTDIR ?=
+UNIT_DIR ?= /lib/systemd/system
+SYSUSERS_DIR ?= /usr/lib/sysusers.d
 # EBPF=0 builds without libbpf, libelf, clang and bpftool: the marker is left out.
 EBPF    ?= 1
 # SANITIZE=address,undefined instruments the daemon (see `make asan`).
@@ -139,6 +141,10 @@ install: build man ## copy into $(DESTDIR)$(PREFIX)
 	test -e $(DESTDIR)/etc/flowd-lua/conf.lua || install -D -m 0644 conf/flowd.lua $(DESTDIR)/etc/flowd-lua/conf.lua
 	install -D -m 0644 $(BUILD)/man/flowd-lua.8 $(DESTDIR)$(PREFIX)/share/man/man8/flowd-lua.8
 	install -D -m 0644 $(BUILD)/man/flowd-lua.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/flowd-lua.conf.5
+	install -d $(DESTDIR)$(UNIT_DIR)
+	sed 's|/usr/sbin/|$(PREFIX)/sbin/|' packaging/systemd/flowd-lua.service > $(DESTDIR)$(UNIT_DIR)/flowd-lua.service
+	chmod 0644 $(DESTDIR)$(UNIT_DIR)/flowd-lua.service
+	install -D -m 0644 packaging/systemd/flowd-lua.sysusers $(DESTDIR)$(SYSUSERS_DIR)/flowd-lua.conf
 
 clean: ## remove everything that was built
 	rm -rf build build-* bin

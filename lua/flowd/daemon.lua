@@ -328,6 +328,13 @@ function Daemon:watch_signals()
   }
 end
 
+-- The service manager's watchdog hears of us from the loop: while it turns.
+function Daemon:feed_watchdog()
+  local interval_us = tonumber(api.notify_watchdog_us())
+  if interval_us == 0 then return end
+  self.feeder = loop.every(interval_us / 2e6, function() notify("WATCHDOG=1") end)
+end
+
 -- Backends whose queues are not empty get turns of the loop until the deadline.
 function Daemon:finish_backends(deadline_ns)
   local function pending()
@@ -426,6 +433,7 @@ function daemon.run(config, kept)
     return 1
   end
   self:watch_signals()
+  self:feed_watchdog()
   log.info("flowd-lua %s is ready: plugins %s; backends %s; %d rules%s", _flowd.version, self:running("plugin"),
     self:running("backend"), #self.pipeline.chain.rules,
     #self.failed > 0 and ("; %d of its parts did not start"):format(#self.failed) or "")
