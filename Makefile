@@ -50,7 +50,7 @@ FFI_HEADERS := $(ABI_HEADERS) $(filter-out $(ABI_HEADERS) src/ffi_export.h,$(sor
 
 LUA_SRC := $(sort $(wildcard lua/*/*.lua lua/*/*/*.lua))
 
-LIBS := libevent_core libevent_extra luajit jansson
+LIBS := libevent_core libevent_extra libevent_openssl libssl libcrypto luajit jansson
 ifeq ($(EBPF),1)
 LIBS += libbpf
 endif

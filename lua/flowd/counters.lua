@@ -17,7 +17,16 @@ local counters = {}
 ---@type table<string, string>
 counters.help = {
   flowd_backend_errors_total = "Errors that a backend raised while it handled events.",
+  flowd_callback_errors_total = "Errors that callbacks of a plugin or backend raised.",
+  flowd_connections_refused_total = "Connections that a plugin's or backend's server closed at once, by reason: "
+    .. "too_many, or tls (no TLS could be agreed on, or the client's certificate is not accepted).",
   flowd_counters_overflow_total = "Increments of counters for which the table of names had no room.",
+  flowd_datagram_errors_total = "Errors that came back for datagrams which a plugin or backend sent.",
+  flowd_datagrams_dropped_total = "Datagrams of plugins and backends that were given up, by reason: queue_full (the "
+    .. "oldest of a full queue), unsendable (the system refused), stopped, too_long (received), system_queue_full "
+    .. "(received faster than read).",
+  flowd_datagrams_received_total = "Datagrams that plugins and backends received.",
+  flowd_datagrams_sent_total = "Datagrams that plugins and backends sent.",
   flowd_events_dropped_total = "Events that a rule dropped, and those of flows that never opened because of it.",
   flowd_events_unmapped_total = "Events whose experiment was still unset after the rules: sent to no backend.",
   flowd_fifo_failures_total = "Times that a removed FIFO could not be made again, or the one in its place not be used.",
@@ -41,6 +50,10 @@ counters.help = {
   flowd_flows_refused_total = "Starts refused because the flow could not be stored, by reason.",
   flowd_flows_sockets_total = "Flows whose local TCP socket was found and recorded.",
   flowd_flows_started_total = "Flows that were opened.",
+  flowd_http_requests_total = "HTTP requests that plugins and backends made, by result: 2xx and so on, or failed (no "
+    .. "complete answer).",
+  flowd_http_served_total = "HTTP requests that plugins' and backends' servers answered, by class of the status; timeout: "
+    .. "requests that did not arrive in time.",
   flowd_input_errors_total = "Batches or lines whose handling raised an error.",
   flowd_input_octets_lost_total = "Octets that were left unread in a FIFO when the daemon stopped, or could not be set aside.",
   flowd_input_set_aside_total = "Lines that were in hand at two crashes in a row: set aside in a file in state_dir.",
@@ -66,6 +79,8 @@ counters.help = {
     .. "without them.",
   flowd_scripts_off = "Rules, plugins and backends that are switched off because they never returned.",
   flowd_state_damaged_total = "Parts of the state file that were found damaged and given up.",
+  flowd_writes_refused_total = "Writes of plugins and backends that did not fit into the connection's queue: the peer "
+    .. "takes too little.",
 }
 
 local name_max = ffi.C.COUNTER_NAME_SIZE - 1

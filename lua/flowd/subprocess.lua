@@ -85,4 +85,22 @@ function subprocess.run(argv, options, callback)
   return self
 end
 
+--- The same for a plugin: the program ends with it, and the callback is the plugin's. A program that cannot be
+--- started calls back too, with nil and why.
+---@param ctx table the owner
+---@param argv string[]
+---@param options { seconds: number?, limit: integer? }
+---@param callback fun(status: integer|nil, output: string)
+---@return table handle with close()
+function subprocess.owned(ctx, argv, options, callback)
+  local handle, message
+  local watched = ctx:watched(callback)
+  handle, message = subprocess.run(argv, options, function(status, output)
+    ctx.handles[handle] = nil
+    watched(status, output)
+  end)
+  if not handle then return ctx:after(0, function() callback(nil, message) end) end
+  return ctx:own(handle)
+end
+
 return subprocess
