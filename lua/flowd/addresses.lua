@@ -73,19 +73,28 @@ end
 -- The address of `scratch` as text.
 local function scratch_text() return ffi.string(text, format(scratch, text)) end
 
+local ERANGE = 34
+
+-- "0" to "999" as numbers.
+local lengths = {}
+for i = 0, 999 do lengths[tostring(i)] = i end
+
 --- Read a prefix ("2001:db8::/32", "192.0.2.0/24", or an address: one host) into `scratch`.
 ---@param prefix any
 ---@return integer? bits 0..128, IPv4 counted from 96
 ---@return string? message
 local function parse_prefix(prefix)
   if type(prefix) ~= "string" then return nil, ("expected a prefix such as \"2001:db8::/32\"; got %s"):format(describe(prefix)) end
-  local host, length = prefix:match("^([^/]*)/(%d%d?%d?)$")
-  host = host or prefix
+  local slash, host, length = prefix:find("/", 1, true), prefix, nil
+  if slash then
+    length = lengths[prefix:sub(slash + 1)]
+    if length then host = prefix:sub(1, slash - 1) end
+  end
   local family = parse(host, #host, scratch)
   if family < 0 then return nil, ("expected a prefix such as \"2001:db8::/32\"; got %q"):format(prefix) end
   -- IPv4-mapped text may give the length either way round: only the dotted form is unambiguous.
   local most = family == 4 and not host:find(":", 1, true) and 32 or 128
-  local bits = tonumber(length or most)
+  local bits = length or most
   if bits > most then return nil, ("prefix %q: expected a length of 0 to %d; got %d"):format(prefix, most, bits) end
   return bits + 128 - most
 end
@@ -94,11 +103,48 @@ end
 local function add_prefix(map, prefix, value)
   local bits, message = parse_prefix(prefix)
   if not bits then return message end
-  if api.prefix_map_add(map, scratch, bits, value) == 0 then return nil end
+  local status = api.prefix_map_add(map, scratch, bits, value)
+  if status == 0 then return nil end
+  if status ~= -ERANGE then return ("prefix %q: out of memory"):format(prefix) end
   api.prefix_mask(scratch, bits)
-  if api.prefix_map_add(map, scratch, bits, value) ~= 0 then return ("prefix %q: out of memory"):format(prefix) end
   return ("prefix %q has bits set beyond its length — did you mean \"%s/%s\"?")
     :format(prefix, scratch_text(), prefix:match("/(%d+)$"))
+end
+
+---@class flowd.PrefixMapBuilder
+local Builder = {}
+Builder.__index = Builder
+
+--- A prefix map in the making.
+---@return flowd.PrefixMapBuilder? builder
+---@return string? message
+function addresses.map_builder()
+  local map = ffi.gc(api.prefix_map_new(), api.prefix_map_free)
+  if map == nil then return nil, "out of memory" end
+  return setmetatable({ map = map, texts = {} }, Builder)
+end
+
+--- Add a prefix with a value from 1 on; a message when it is none.
+---@param prefix any
+---@param value integer
+---@return string? message
+function Builder:add(prefix, value)
+  local message = add_prefix(self.map, prefix, value)
+  if not message then self.texts[#self.texts + 1] = prefix end
+  return message
+end
+
+--- The map: C memory, which is never handed to a rule.
+---@return ffi.cdata*? pointer
+---@return any anchor_or_message keeps what is behind the pointer
+---@return integer? which of the additions is too much, counted from 1
+function Builder:finish()
+  local map, texts, clash = self.map, self.texts, ffi.new("uint32_t[2]")
+  local status = api.prefix_map_build(map, clash, clash + 1)
+  if status == 0 then return ffi.cast("const struct prefix_map *", map), map end
+  local EEXIST = 17
+  if status ~= -EEXIST then return nil, "out of memory" end
+  return nil, ("prefix %q is the same as %q, with another value"):format(texts[clash[1] + 1], texts[clash[0] + 1]), clash[1] + 1
 end
 
 --- A prefix map from `entries`, an array of { prefix, value }. What it returns is C memory: never
@@ -106,17 +152,14 @@ end
 ---@param entries { [1]: string, [2]: integer }[]
 ---@return ffi.cdata*? pointer, any anchor_or_messages
 function addresses.build_map(entries)
-  local map = ffi.gc(api.prefix_map_new(), api.prefix_map_free)
-  if map == nil then return nil, { "out of memory" } end
+  local builder, refusal = addresses.map_builder()
+  if not builder then return nil, { refusal } end
   local messages = {}
-  for _, entry in ipairs(entries) do messages[#messages + 1] = add_prefix(map, entry[1], entry[2]) end
+  for _, entry in ipairs(entries) do messages[#messages + 1] = builder:add(entry[1], entry[2]) end
   if #messages > 0 then return nil, messages end
-  local clash = ffi.new("uint32_t[2]")
-  local status = api.prefix_map_build(map, clash, clash + 1)
-  if status == 0 then return ffi.cast("const struct prefix_map *", map), map end
-  local EEXIST = 17
-  if status ~= -EEXIST then return nil, { "out of memory" } end
-  return nil, { ("prefix %q is the same as %q, with another value"):format(entries[clash[1] + 1][1], entries[clash[0] + 1][1]) }
+  local pointer, anchor = builder:finish()
+  if not pointer then return nil, { anchor } end
+  return pointer, anchor
 end
 
 -- ---- numbered maps ---------------------------------------------------------

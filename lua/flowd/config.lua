@@ -12,12 +12,11 @@ local schema = require("flowd.schema")
 local snapshot = require("flowd.snapshot")
 local source_lines = require("flowd.source_lines")
 local suggest = require("flowd.suggest")
+local trusted = require("flowd.trusted")
 local watch = require("flowd.watch")
 
 local config = {}
 
-local FILE_MAX = 64 * 1024 * 1024
-local ERROR_SIZE = 4608
 local GLOB_SIZE = 1024 * 1024
 local ENOENT = 2
 
@@ -31,23 +30,10 @@ local ENOENT = 2
 ---@field rules table[] all rules, those of files in their place
 ---@field entries table[] the same as written: { rule = … } or, for files, { name = …, rules = … }
 ---@field files string[] every file that was read
+---@field map_files flowd.map.Files of the maps that its rules use
 ---@field sources flowd.Snapshot what was read, to load the same again
 
 -- -- files ---------------------------------------------------------------------------------
-
--- The text of a trusted file, or nil and a message.
-local function read_trusted(path, owner)
-  local message = ffi.new("char[?]", ERROR_SIZE)
-  local size = api.trust_read(path, owner, nil, 0, message, ERROR_SIZE)
-  if size < 0 then return nil, ffi.string(message) end
-  if size > FILE_MAX then return nil, ("%s: larger than %d octets"):format(path, FILE_MAX) end
-  -- One more octet tells a file that grew from one that did not.
-  local buffer = ffi.new("char[?]", size + 1)
-  local got = api.trust_read(path, owner, buffer, size + 1, message, ERROR_SIZE)
-  if got < 0 then return nil, ffi.string(message) end
-  if got > size then return nil, path .. ": changes while it is read" end
-  return ffi.string(buffer, got)
-end
 
 local function directory_of(path)
   local directory = path:match("^(.*)/[^/]*$")
@@ -109,7 +95,7 @@ function Loader:read(path, owner)
     text = self.kept.files[path]
     if not text then message = path .. ": not among what was kept of the configuration" end
   else
-    text, message = read_trusted(path, owner)
+    text, message = trusted.read(path, owner)
   end
   self.sources.files[path] = text
   return text, message
@@ -329,7 +315,7 @@ function Loader:build(raw, made)
   self.registry = self:load_registry()
   local result = {
     path = self.path, directory = self.directory, owner = self.owner, values = self.values,
-    registry = self.registry, files = self.files, sources = self.sources,
+    registry = self.registry, files = self.files, sources = self.sources, map_files = self.policy.files,
   }
   result.modules = { plugins = self:load_modules("plugins"), backends = self:load_modules("backends") }
   result.rules, result.entries = self:load_rules(made)
@@ -348,8 +334,11 @@ local function load_file(path, overrides, kept)
   end
   local self = setmetatable({
     path = path, directory = directory_of(path), owner = owner, problems = {}, files = {},
-    policy = policy.new(), kept = kept, sources = snapshot.new(),
+    kept = kept, sources = snapshot.new(),
   }, Loader)
+  self.policy = policy.new({
+    directory = self.directory, owner = owner, kept = kept ~= nil, read = function(name) return self:read(name, owner) end,
+  })
   local text, message = self:read(path, ffi.C.TRUST_OWN_FILE)
   if not text then return nil, { message } end
   self.lines = source_lines.read(text)

@@ -5,6 +5,8 @@ local bit = require("bit")
 local api = require("flowd.api")
 local loop = require("flowd.loop")
 local log = require("flowd.log")
+local map = require("flowd.map")
+local map_timer = require("flowd.map.timer")
 local context = require("flowd.context")
 local counters = require("flowd.counters")
 local emit = require("flowd.emit")
@@ -220,6 +222,7 @@ end
 function Daemon:use(config)
   self.config, self.values, self.registry = config, config.values, config.registry
   flow_line.use_registry(self.registry)
+  map.use_only(config.map_files)
   self.put_event, self.flush_emitted = emit.inbox(self.registry, self.run_batch)
   for _, entry in ipairs(self.instances) do entry.instance.ctx.registry = self.registry end
 end
@@ -434,6 +437,10 @@ function daemon.run(config, kept)
   end
   self:watch_signals()
   self:feed_watchdog()
+  self.map_timer = map_timer.start(function(texts)
+    for path, text in pairs(texts) do self.config.sources.files[path] = text end
+    self:keep_configuration()
+  end)
   log.info("flowd-lua %s is ready: plugins %s; backends %s; %d rules%s", _flowd.version, self:running("plugin"),
     self:running("backend"), #self.pipeline.chain.rules,
     #self.failed > 0 and ("; %d of its parts did not start"):format(#self.failed) or "")

@@ -10,22 +10,21 @@ local policy = {}
 
 ---@class flowd.Policy
 ---@field env table the global environment
+---@field files? flowd.map.Files of its maps
 local Policy = {}
 Policy.__index = Policy
 
 -- Maps made and not yet bound to a registry: of the configuration that is being loaded.
 local unbound = {}
 
---- An environment for one configuration and its rule files. Maps that an earlier one left
---- unbound (it was never compiled) are forgotten.
----@return flowd.Policy
-function policy.new()
-  for i = #unbound, 1, -1 do unbound[i] = nil end
-  local box = sandbox.new()
-  local self = setmetatable({ box = box, env = box.env, made = {}, named = {} }, Policy)
-  box:define("rule", definition.maker(function(rule) self.made[#self.made + 1] = rule end, self.named))
-  box:define("drop", definition.drop)
-  box:define("accept", definition.accept)
+---@class flowd.policy.Files how the files of a configuration are found and read
+---@field directory string what relative names refer to
+---@field owner integer uid whose files are trusted, besides root's
+---@field read fun(path: string): string?, string?
+---@field kept? boolean `read` gives what was kept of the files
+
+-- The words that rule files and files of maps share.
+local function words_of(box, makers)
   box:define("flowd", sandbox.closed({
     prefixes = addresses.prefixes,
     address = function(text)
@@ -33,8 +32,37 @@ function policy.new()
       if not address then error(message, 2) end
       return address
     end,
-    map = sandbox.closed(map.makers(function(made) unbound[#unbound + 1] = made end), "flowd.map"),
+    map = sandbox.closed(makers, "flowd.map"),
   }, "flowd"))
+end
+
+-- How maps find their files. A Lua file that is a map has an environment of its own.
+local function map_files(files)
+  local self = { directory = files.directory, owner = files.owner, read = files.read, kept = files.kept, inner = {} }
+  local box
+  function self.load(text, chunkname)
+    if not box then
+      box = sandbox.new()
+      words_of(box, map.makers(function(made) self.inner[#self.inner + 1] = made end, self))
+    end
+    return box:load_text(text, chunkname)
+  end
+  return self
+end
+
+--- An environment for one configuration and its rule files. Maps that an earlier one left
+--- unbound (it was never compiled) are forgotten.
+---@param files? flowd.policy.Files nil: maps are made from tables only
+---@return flowd.Policy
+function policy.new(files)
+  for i = #unbound, 1, -1 do unbound[i] = nil end
+  local box = sandbox.new()
+  local self = setmetatable({ box = box, env = box.env, made = {}, named = {} }, Policy)
+  box:define("rule", definition.maker(function(rule) self.made[#self.made + 1] = rule end, self.named))
+  box:define("drop", definition.drop)
+  box:define("accept", definition.accept)
+  self.files = files and map_files(files)
+  words_of(box, map.makers(function(made) unbound[#unbound + 1] = made end, self.files))
   return self
 end
 

@@ -4,28 +4,7 @@ local jit = require("jit")
 local jit_options = require("flowd.jit_options")
 local support = require("spec.support.policy")
 
--- Compile events while fn runs: started, aborted.
-local function traces_of(fn)
-  local started, aborted = 0, {}
-  -- The spec's own loops are not what is watched.
-  jit.off(fn, false)
-  local function watch(what, _, func, pc, code, reason)
-    if what == "start" then started = started + 1 end
-    if what == "abort" then
-      local info = require("jit.util").funcinfo(func, pc)
-      local source = info.source or ""
-      if source == "=rules" or source == "=flow" or source == "@site.lua" or source:find("lua/flowd/", 1, true) then
-        aborted[#aborted + 1] = ("%s: %s %s"):format(info.loc, tostring(code), tostring(reason))
-      end
-    end
-  end
-  jit.attach(watch, "trace")
-  local ok, message = pcall(fn)
-  jit_options.listen()
-  if not ok then error(message, 0) end
-  return started, aborted
-end
-jit.off(traces_of)
+local traces_of = support.traces_of
 
 local typical = [[
   local site = flowd.prefixes{ "2001:db8:1::/48", "192.0.2.0/24" }

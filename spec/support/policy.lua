@@ -2,7 +2,9 @@
 --- For specs of policy: rules from text, batches from tables, what the chain made of them.
 local bit = require("bit")
 local ffi = require("ffi")
+local jit = require("jit")
 local api = require("flowd.api")
+local jit_options = require("flowd.jit_options")
 local policy = require("flowd.policy")
 local registry = require("flowd.registry")
 local rules = require("flowd.rules")
@@ -111,5 +113,29 @@ function support.logged(fn)
   if not ok then error(message, 0) end
   return lines
 end
+
+--- What LuaJIT tells while fn runs: how many traces it started, and a line for each of ours that it gave up.
+function support.traces_of(fn)
+  local started, aborted = 0, {}
+  -- The spec's own loops are not what is watched.
+  jit.off(fn, false)
+  local function watch(what, _, func, pc, code, reason)
+    if what == "start" then started = started + 1 end
+    if what == "abort" then
+      local info = require("jit.util").funcinfo(func, pc)
+      local source = info.source or ""
+      if source == "=rules" or source == "=flow" or source == "@site.lua" or source == "=map.first_of"
+        or source:find("lua/flowd/", 1, true) then
+        aborted[#aborted + 1] = ("%s: %s %s"):format(info.loc, tostring(code), tostring(reason))
+      end
+    end
+  end
+  jit.attach(watch, "trace")
+  local ok, message = pcall(fn)
+  jit_options.listen()
+  if not ok then error(message, 0) end
+  return started, aborted
+end
+jit.off(support.traces_of)
 
 return support

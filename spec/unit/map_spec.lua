@@ -132,7 +132,9 @@ describe("a map", function()
       assert.is_false(ok)
       assert.matches(expected, message, 1, true)
     end
-    refused('flowd.map.ports "x"', 'site.lua:1: map.ports: expected a table { [1094] = "atlas", ["20000-25000"] = "cms", … }; got "x"')
+    refused('flowd.map.ports "x"',
+      'site.lua:1: map.ports: expected a table { [1094] = "atlas", ["20000-25000"] = "cms", … }'
+      .. ' or the name of a file (.csv, .lua); got "x"')
     refused("flowd.map.port{}", 'site.lua:1: flowd.map.port is not available in configuration and rule files — did you mean "ports"?')
     refused("flowd.map.ports{}.find = 1", "site.lua:1: a map cannot be changed")
   end)

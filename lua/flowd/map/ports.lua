@@ -10,23 +10,26 @@ local MAPS_MAX = 4096
 local numbered = numbers.new("const uint16_t *", MAPS_MAX, ffi.new("uint16_t[65536]"))
 local tables = numbered.pointers
 
-local ports = { kind = "ports", example = '{ [1094] = "atlas", ["20000-25000"] = "cms", … }' }
+local ports = {
+  kind = "ports", example = '{ [1094] = "atlas", ["20000-25000"] = "cms", … }', columns = "PORTS,TAG or PORTS,EXPERIMENT,ACTIVITY",
+}
 
----@param entries { [1]: integer|string, [2]: integer }[] port or range, tag
-function ports.make(entries)
-  local ranges, problems = {}, {}
-  for _, entry in ipairs(entries) do
-    local first, last = declaration.port_range(entry[1])
-    if first then
-      ranges[#ranges + 1] = { first = first, last = last, tag = entry[2] }
-    else
-      problems[#problems + 1] = last
-    end
-  end
+local Builder = {}
+Builder.__index = Builder
+
+function ports.new() return setmetatable({ ranges = {} }, Builder) end
+
+function Builder:add(key, tag, position)
+  local first, last = declaration.port_range(key)
+  if not first then return last end
+  self.ranges[#self.ranges + 1] = { first = first, last = last, tag = tag, position = position, single = first == last }
+end
+
+function Builder:finish()
+  local ranges, problems = self.ranges, {}
   -- Ranges first, single ports over them.
   table.sort(ranges, function(a, b)
-    local single_a, single_b = a.first == a.last, b.first == b.last
-    if single_a ~= single_b then return single_b end
+    if a.single ~= b.single then return b.single end
     return a.first < b.first
   end)
   local tag = ffi.new("uint16_t[65536]")
@@ -34,9 +37,9 @@ function ports.make(entries)
   for _, range in ipairs(ranges) do
     for port = range.first, range.last do
       local other = owner[port]
-      if other and (other.first == other.last) == (range.first == range.last) and other.tag ~= range.tag then
-        problems[#problems + 1] = ("port %d is in two entries, %d-%d and %d-%d, with different values"):format(port,
-          other.first, other.last, range.first, range.last)
+      if other and other.single == range.single and other.tag ~= range.tag then
+        problems[#problems + 1] = { ("port %d is in two entries, %d-%d and %d-%d, with different values"):format(port,
+          other.first, other.last, range.first, range.last), range.position }
         break
       end
       owner[port], tag[port] = range, range.tag
@@ -44,7 +47,7 @@ function ports.make(entries)
   end
   if #problems > 0 then return nil, problems end
   local number, message = numbered:take(tag)
-  if not number then return nil, { "maps of ports: " .. message } end
+  if not number then return nil, { { "maps of ports: " .. message } } end
   return number, tag
 end
 

@@ -4,14 +4,30 @@ local addresses = require("flowd.addresses")
 
 local find = addresses.find
 
-local prefixes = { kind = "prefixes", example = '{ ["2001:db8::/32"] = "atlas/Data Challenge", … }' }
+local prefixes = {
+  kind = "prefixes", example = '{ ["2001:db8::/32"] = "atlas/Data Challenge", … }',
+  columns = "PREFIX,TAG or PREFIX,EXPERIMENT,ACTIVITY",
+}
 
----@param entries { [1]: string, [2]: integer }[] prefix, tag
-function prefixes.make(entries)
-  local pointer, map = addresses.build_map(entries)
-  if not pointer then return nil, map end
+local Builder = {}
+Builder.__index = Builder
+
+function prefixes.new()
+  local inner, message = addresses.map_builder()
+  return inner and setmetatable({ inner = inner, positions = {} }, Builder), message
+end
+
+function Builder:add(prefix, tag, position)
+  local message = self.inner:add(prefix, tag)
+  if not message then self.positions[#self.positions + 1] = position end
+  return message
+end
+
+function Builder:finish()
+  local pointer, map, which = self.inner:finish()
+  if not pointer then return nil, { { map, self.positions[which] } } end
   local number, message = addresses.number_map(map)
-  if not number then return nil, { message } end
+  if not number then return nil, { { message } } end
   return number, map
 end
 
