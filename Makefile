@@ -75,7 +75,7 @@ endif
 
 # -- targets ---------------------------------------------------------------------
 
-.PHONY: help deps build run demo test test-kernels lint asan bench man conf static install clean
+.PHONY: help deps build run demo test soak test-kernels lint asan bench man conf static install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +100,11 @@ test: ## install what testing needs, build, lint, run every test
 	@scripts/install-deps all
 	@$(MAKE) --no-print-directory $(BIN)/flowd-lua
 	@FLOWD_BIN=$(BIN)/flowd-lua scripts/test
+
+soak: ## kill and restart the daemon 1,000 times under traffic, and at every system call
+	@scripts/install-deps all
+	@$(MAKE) --no-print-directory $(BIN)/flowd-lua
+	@FLOWD_BIN=$(BIN)/flowd-lua FLOWD_RESTARTS=1000 $(BIN)/flowd-lua lua spec/run.lua spec/system/restart_spec.lua
 
 test-kernels: ## boot Debian's kernels 5.10, 6.1 and 6.12 in qemu and try the static binary there
 	@scripts/install-deps kernels

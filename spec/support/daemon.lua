@@ -91,6 +91,7 @@ end
 ---   args       more arguments
 ---   prefix     words before the command: a program that executes it
 ---   log_level  default "debug"
+---   again      true: not the first one in its directory
 ---   seconds    to be ready, default 10; `ready = false`: do not wait
 ---@param options table
 ---@return table daemon a child (process.lua) with .dir, .pipe, .conf
@@ -104,10 +105,10 @@ function daemon.start(options)
   end
   for _, word in ipairs(options.args or {}) do command[#command + 1] = word end
   -- What it pins outlives it when it is killed: called after its end.
-  cleanup.add(function()
+  if not options.again then cleanup.add(function()
     process.run({ daemon.binary(), "--conf", conf, "--log-level", "error", "marker", "clean", "--force",
       namespace = options.namespace })
-  end)
+  end) end
   local self = setmetatable({ child = process.start(command), dir = dir, conf = conf, pipe = dir .. "/run/np",
     runtime_dir = dir .. "/run", namespace = options.namespace }, meta)
   self.pid = self.child.pid

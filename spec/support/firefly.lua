@@ -37,4 +37,28 @@ function firefly.by_flow(datagrams, state)
   return found, count
 end
 
+--- Fireflies of one state, by flow, where one may come again after a crash: then it tells the same start.
+---@param datagrams table[] from udp.lua
+---@param state "start"|"ongoing"|"end"
+---@return table<string, string> texts, integer count of flows, integer repeats
+function firefly.at_least_once(datagrams, state)
+  local found, count, repeats = {}, 0, 0
+  for _, datagram in ipairs(datagrams) do
+    local text = datagram.text
+    if text:find('"state":"' .. state, 1, true) then
+      local flow = firefly.flow(text)
+      local before = found[flow]
+      if before then
+        repeats = repeats + 1
+        if firefly.member(before, "start-time") ~= firefly.member(text, "start-time") then
+          error("another start-time:\n" .. before .. "\n" .. text, 2)
+        end
+      else
+        found[flow], count = text, count + 1
+      end
+    end
+  end
+  return found, count, repeats
+end
+
 return firefly

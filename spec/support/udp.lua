@@ -142,6 +142,15 @@ function methods:receive(seconds)
   return self.received[self.taken]
 end
 
+--- All datagrams since the last time: these are forgotten, and none that comes meanwhile.
+---@return table[]
+function methods:take()
+  drain(self)
+  local received = self.received
+  self.received, self.taken = {}, 0
+  return received
+end
+
 --- Forget what came so far.
 function methods:clear()
   drain(self)
