@@ -157,7 +157,29 @@ local function clean(directory, dir, options)
   return 0
 end
 
-local actions = { status = true, flows = true, clean = true }
+-- What the daemon has attached to an interface.
+local function attached_to(directory, interface)
+  local list, count = list_pins(directory)
+  for i = 0, count - 1 do
+    local pin = list[i]
+    if pin.here and ffi.string(pin.name) == interface and pin.program ~= 0 then
+      return { method = method_names[pin.method], program = pin.program }
+    end
+  end
+end
+
+local function test(directory, interface)
+  local function say(what, text) print(("%-11s %s"):format(what, text)) end
+  local attached = attached_to(directory, interface)
+  say("daemon", attached and ("marks %s: program %d, %s"):format(interface, attached.program, attached.method)
+    or ("does not mark %s"):format(interface))
+  local ok, problem = require("flowd.marker_test").run(interface, attached, say)
+  if not ok then cli.fail("marker test: %s", problem) end
+  say("result", ("what leaves %s can be marked"):format(interface))
+  return 0
+end
+
+local actions = { status = true, flows = true, clean = true, test = true }
 
 return {
   summary = "show or remove what the marker has in the kernel",
@@ -169,8 +191,18 @@ flows: every mark, with its label and what that means.
 clean: detach the programs and remove the tables that a daemon with this configuration left in the kernel when it was
 killed, or stopped with on_stop = "keep". Nothing of others is touched. Refused while that daemon runs.
 
-All three work whether a daemon runs or not. They need root.]],
-  arguments = { { name = "ACTION", doc = "status, flows or clean" } },
+test INTERFACE: can what leaves an interface be marked? For a second, a program and table of its own are attached there,
+beside the daemon's. Five datagrams of 64 octets are sent before their flow is marked and five after, and captured as
+they leave. They go from an IPv6 address of the interface to ff02::114, the link-local multicast group for experiments
+(RFC 4727), port 9 (discard), hop limit 1: no router forwards them and nobody answers; on the loopback interface, to
+::1. The last line and the exit status tell the result. 0: the first five carry another label, the others theirs; 1: not
+so, or it cannot be tried, and why. No flow of the daemon's is touched, nothing is left.
+
+All four work whether a daemon runs or not. They need root.]],
+  arguments = {
+    { name = "ACTION", doc = "status, flows, clean or test" },
+    { name = "INTERFACE", optional = true, doc = "test: the network interface" },
+  },
   options = {
     { name = "--all", doc = "clean: also what daemons with another runtime_dir left, and filters that nothing tells of." },
     { name = "--force", doc = "clean: even while a daemon runs. Its flows are unmarked until it is started anew." },
@@ -178,7 +210,11 @@ All three work whether a daemon runs or not. They need root.]],
   run = function(arguments, options)
     local action = arguments[1]
     if not actions[action] then
-      error({ usage = ('marker: expected status, flows or clean, got "%s"'):format(action) }, 0)
+      error({ usage = ('marker: expected status, flows, clean or test, got "%s"'):format(action) }, 0)
+    end
+    if (action == "test") ~= (arguments[2] ~= nil) then
+      error({ usage = action == "test" and "marker test: missing INTERFACE"
+        or ('marker %s: unexpected argument "%s"'):format(action, arguments[2]) }, 0)
     end
     if action ~= "clean" and (options.all or options.force) then
       error({ usage = ("marker %s: --all and --force are for clean"):format(action) }, 0)
@@ -186,6 +222,7 @@ All three work whether a daemon runs or not. They need root.]],
     local dir = runtime_dir(options)
     local directory = pins.directory(dir)
     if action == "status" then return status(directory, dir) end
+    if action == "test" then return test(directory, arguments[2]) end
     if action == "flows" then return flows(directory, options) end
     return clean(directory, dir, options)
   end,
