@@ -60,6 +60,29 @@ return {
     -- Names of experiments and activities, a file in the published form (api.json). "" for the copy
     -- inside the binary. Relative to the directory of this file. Expects a path, or "" for none.
     file = "",
+
+    -- Where the registry is published; "" for nowhere. It is fetched in the background, checked,
+    -- kept in cache_dir and taken as a reload would take it; the start never waits for it, and the
+    -- last good one stays in use. Until the first one has come, `file` holds. https_proxy and
+    -- no_proxy of the environment are heeded. Expects an https:// URL.
+    url = "",
+
+    -- How often the URL is asked whether there is a new one. After a failure it is asked again
+    -- earlier. Expects seconds, 60 or more (a number, or "500ms", "30s", "5m", "1h", "1d").
+    refresh = "1d",
+
+    -- How long fetching may take, redirects included. Expects seconds from 1 to 3600 (a number, or
+    -- "500ms", "30s", "5m", "1h", "1d").
+    timeout = 60,
+
+    -- Certificates of the authorities that may vouch for the URL's server: a PEM file, or a
+    -- directory of them under hashed names; "" for those of the system. Relative to the directory
+    -- of this file. Expects a path, or "" for none.
+    ca = "",
+
+    -- true: an event whose experiment or activity is not in the registry loses its tag, and is
+    -- neither marked nor reported. Otherwise it passes. It is counted either way.
+    strict = false,
   },
 
   -- Sources of events: a plugin runs when its name is a key here; {} stands for all its defaults. A

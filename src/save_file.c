@@ -3,6 +3,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static int write_all(int fd, const char *octets, size_t size)
@@ -31,5 +34,24 @@ int save_file(const char *path, const void *octets, size_t size)
 	close(fd);
 	if (r < 0)
 		unlink(path);
+	return r;
+}
+
+int save_file_replace(const char *path, const void *octets, size_t size, uint32_t mode)
+{
+	char beside[PATH_MAX];
+	int r;
+
+	if (snprintf(beside, sizeof(beside), "%s.new", path) >= (int)sizeof(beside))
+		return -ENAMETOOLONG;
+	/* Left by one of us that was killed here. */
+	unlink(beside);
+	r = save_file(beside, octets, size);
+	if (r < 0)
+		return r;
+	if (chmod(beside, mode) == 0 && rename(beside, path) == 0)
+		return 0;
+	r = -errno;
+	unlink(beside);
 	return r;
 }

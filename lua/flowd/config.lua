@@ -7,6 +7,7 @@ local options = require("flowd.options")
 local plugins = require("flowd.plugins")
 local policy = require("flowd.policy")
 local registry = require("flowd.registry")
+local registry_cache = require("flowd.registry_cache")
 local rules = require("flowd.rules")
 local schema = require("flowd.schema")
 local snapshot = require("flowd.snapshot")
@@ -201,7 +202,11 @@ function Loader:load_modules(kind)
 end
 
 function Loader:load_registry()
-  local file = self.values.registry and self.values.registry.file or ""
+  local settings = self.values.registry
+  if settings and settings.ca and settings.ca ~= "" then settings.ca = below(self.directory, settings.ca) end
+  local fetched = registry_cache.load(self.values)
+  if fetched then return fetched end
+  local file = settings and settings.file or ""
   if file ~= "" then
     local loaded, _, problems = registry.load_file(below(self.directory, file))
     if loaded then return loaded end

@@ -72,6 +72,10 @@ counters.help = {
   flowd_marker_refused_total = "Marks that could not be set, changed or removed, by reason.",
   flowd_marker_removed_total = "Marks that were removed.",
   flowd_modules_failed = "Plugins and backends that are configured and did not start.",
+  flowd_registry_unknown_total = "Events whose experiment, or whose activity of a known experiment, is not in the "
+    .. "registry; they pass unless registry.strict.",
+  flowd_registry_updates_total = "Times that the registry's URL was asked, by result: new, unchanged, failed (no answer "
+    .. "of use), refused (the configuration cannot be loaded with it).",
   flowd_reloads_total = "Times the configuration was loaded again on SIGHUP, by result: ok, or refused for an error.",
   flowd_resolver_failures_total = "Look-ups of a collector's name that gave no address.",
   flowd_rule_errors_total = "Events on which a rule failed: they went on as if it had not matched.",

@@ -13,9 +13,11 @@ local emit = require("flowd.emit")
 local fifo_stream = require("flowd.fifo_stream")
 local flow_log = require("flowd.flow_log")
 local flow_line = require("flowd.flow_line")
+local known_tags = require("flowd.known_tags")
 local pipeline = require("flowd.pipeline")
 local plugins = require("flowd.plugins")
 local privileges = require("flowd.privileges")
+local registry_updates = require("flowd.registry_updates")
 local reload = require("flowd.reload")
 local rules = require("flowd.rules")
 local snapshot = require("flowd.snapshot")
@@ -223,6 +225,8 @@ function Daemon:use(config)
   self.config, self.values, self.registry = config, config.values, config.registry
   flow_line.use_registry(self.registry)
   map.use_only(config.map_files)
+  known_tags.use_registry(self.registry, self.values.registry.strict)
+  if self.registry_updates then self.registry_updates:configure() end
   self.put_event, self.flush_emitted = emit.inbox(self.registry, self.run_batch)
   for _, entry in ipairs(self.instances) do entry.instance.ctx.registry = self.registry end
 end
@@ -395,6 +399,7 @@ function Daemon:stop()
 end
 
 function Daemon:release()
+  if self.registry_updates then self.registry_updates:close() end
   api.watchdog_stop()
   if self.sockets then self.sockets:close() end
   if self.table and self.table ~= nil then api.flow_table_close(self.table) end
@@ -436,6 +441,7 @@ function daemon.run(config, kept)
     return 1
   end
   self:watch_signals()
+  self.registry_updates = registry_updates.start(self)
   self:feed_watchdog()
   self.map_timer = map_timer.start(function(texts)
     for path, text in pairs(texts) do self.config.sources.files[path] = text end

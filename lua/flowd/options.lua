@@ -80,6 +80,33 @@ options.global = {
         doc = 'Names of experiments and activities, a file in the published form (api.json). "" for the copy '
           .. "inside the binary. Relative to the directory of this file.",
       }),
+      url = schema.string({
+        default = "", expects = "an https:// URL", max_length = 2000,
+        check = function(url)
+          if url ~= "" and not url:find("^https://[^%s%c]+$") then return "expected a URL that begins with https://" end
+        end,
+        doc = 'Where the registry is published; "" for nowhere. It is fetched in the background, checked, kept in cache_dir '
+          .. "and taken as a reload would take it; the start never waits for it, and the last good one stays in use. "
+          .. "Until the first one has come, `file` holds. https_proxy and no_proxy of the environment are heeded.",
+      }),
+      refresh = schema.seconds({
+        default = "1d", min = 60,
+        doc = "How often the URL is asked whether there is a new one. After a failure it is asked again earlier.",
+      }),
+      timeout = schema.seconds({
+        default = 60, min = 1, max = 3600,
+        doc = "How long fetching may take, redirects included.",
+      }),
+      ca = schema.path({
+        default = "",
+        doc = "Certificates of the authorities that may vouch for the URL's server: a PEM file, or a directory of them "
+          .. 'under hashed names; "" for those of the system. Relative to the directory of this file.',
+      }),
+      strict = schema.boolean({
+        default = false,
+        doc = "true: an event whose experiment or activity is not in the registry loses its tag, and is neither marked nor "
+          .. "reported. Otherwise it passes. It is counted either way.",
+      }),
     },
     doc = "Where the names of experiments and activities come from.",
   }),

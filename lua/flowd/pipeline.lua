@@ -7,12 +7,14 @@ local bit = require("bit")
 local ffi = require("ffi")
 local api = require("flowd.api")
 local counters = require("flowd.counters")
+local known_tags = require("flowd.known_tags")
 local log = require("flowd.log")
 local loop = require("flowd.loop")
 
 local resolve, commit, release = api.flow_table_resolve, api.flow_table_commit, api.flow_table_release
 local succeeded = api.flow_table_succeeded
 
+local check_tags = known_tags.check
 local enter, leave = api.watchdog_enter, api.watchdog_leave
 local RULE, BACKEND = ffi.C.STATE_RUNNING_RULE, ffi.C.STATE_RUNNING_BACKEND
 
@@ -98,6 +100,7 @@ function Pipeline:run(batch)
   local mark = enter(RULE, 0, "rules")
   self.chain:run(batch)
   leave(mark)
+  check_tags(batch)
   commit(flows, batch, self.known)
   if succeeded(flows, self.missed) > 0 then self:deliver_missed() end
   self:deliver(batch)

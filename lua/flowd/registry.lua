@@ -3,6 +3,7 @@
 --
 -- Names are compared without regard to case; a blank and "_" are equal. The names of
 -- activities belong to an experiment: "Data Challenge" is 26 of atlas and 4 of cms.
+local bit = require("bit")
 local ffi = require("ffi")
 require("flowd.api")
 local json = require("flowd.json_parser")
@@ -14,6 +15,9 @@ local NAME_MAX = 100
 local FILE_MAX = 4 * 1024 * 1024
 
 ---@class flowd.Registry
+---@field source string where it is from
+---@field modified string|nil when it was published, as it says itself
+---@field fingerprint string|nil of the text; nil: built in
 local Registry = {}
 Registry.__index = Registry
 
@@ -229,9 +233,24 @@ function registry.parse(text, source)
     experiments[i] = { id = e.expId, name = e.expName, activities = list }
   end
   local self, problems = build(experiments, source, type(data.modified) == "string" and data.modified or nil)
-  if self then return self end
+  if self then
+    self.fingerprint = registry.fingerprint(text)
+    return self
+  end
   for i, problem in ipairs(problems) do problems[i] = source .. ": " .. problem end
   return nil, problems
+end
+
+--- What tells texts apart.
+---@param text string
+---@return string
+function registry.fingerprint(text)
+  local a, b = 5381, 52711
+  for i = 1, #text do
+    local octet = text:byte(i)
+    a, b = bit.tobit(a * 33 + octet), bit.bxor(bit.tobit(b * 31), octet)
+  end
+  return bit.tohex(a) .. bit.tohex(b)
 end
 
 --- A registry from a file in the published form. Who may write the file is not checked: it is data,
