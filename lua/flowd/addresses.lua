@@ -350,10 +350,14 @@ function Address.__eq(a, b)
   return a[1] == b[1] and a[2] == b[2] and a[3] == b[3] and a[4] == b[4]
 end
 
-function Address.__tostring(self)
-  load_words(self)
+--- An address as text.
+---@param address flowd.Address
+---@return string
+function addresses.text(address)
+  load_words(address)
   return scratch_text()
 end
+Address.__tostring = addresses.text
 
 function Address.__concat(a, b) return tostring(a) .. tostring(b) end
 Address.__metatable = false

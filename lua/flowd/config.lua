@@ -61,13 +61,6 @@ local function glob(pattern)
   return paths
 end
 
--- Lua shortens a long name of a file in its messages: "...site/conf.lua:3: oh".
-local function whole_path(message, path)
-  local short = debug.getinfo(loadstring("", "@" .. path), "S").short_src
-  if message:sub(1, #short + 1) == short .. ":" then return path .. message:sub(#short + 1) end
-  return message
-end
-
 -- -- one load --------------------------------------------------------------------------------
 
 local Loader = {}
@@ -123,7 +116,7 @@ end
 -- false and a message.
 function Loader:run_file(path, text)
   self.files[#self.files + 1] = path
-  local function whole(message) return whole_path(message, path) end
+  local function whole(message) return source_lines.whole_path(message, path) end
   local chunk, message = self.policy:load(text, "@" .. path)
   if not chunk then return false, whole(message) end
   local mark = watch.enter("file", path)

@@ -84,6 +84,7 @@ counters.help = {
   flowd_scripts_hung_total = "Scripts that never returned, by kind and name: the process was replaced and goes on "
     .. "without them.",
   flowd_scripts_off = "Rules, plugins and backends that are switched off because they never returned.",
+  flowd_site_total = "What rules count by flowd.state.counter, by its name.",
   flowd_state_damaged_total = "Parts of the state file that were found damaged and given up.",
   flowd_writes_refused_total = "Writes of plugins and backends that did not fit into the connection's queue: the peer "
     .. "takes too little.",

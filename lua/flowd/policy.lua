@@ -1,10 +1,14 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- The environment of configuration and rule files: the sandbox, and the words of policy in it:
---- rule, drop, accept, flowd.prefixes, flowd.address, flowd.map.
+--- rule, drop, accept, require, flowd.prefixes, flowd.address, flowd.map, flowd.state, flowd.log.
 local addresses = require("flowd.addresses")
 local definition = require("flowd.rules.definition")
+local helpers = require("flowd.helpers")
+local log = require("flowd.log")
 local map = require("flowd.map")
 local sandbox = require("flowd.sandbox")
+local state = require("flowd.state")
+local suggest = require("flowd.suggest")
 
 local policy = {}
 
@@ -23,6 +27,21 @@ local unbound = {}
 ---@field read fun(path: string): string?, string?
 ---@field kept? boolean `read` gives what was kept of the files
 
+-- What rules say: at a limited rate, as they run for every flow.
+local loggers = {}
+for _, level in ipairs({ "debug", "info", "warn", "error" }) do loggers[level] = log.limited(20, 60) end
+
+local function say(level, format, ...)
+  local logger = loggers[level]
+  if not logger then
+    error(('flowd.log: expected a level, "debug", "info", "warn" or "error"; got %s%s'):format(tostring(level),
+      suggest.hint(level, { "debug", "info", "warn", "error" })), 2)
+  end
+  local ok, text = pcall(string.format, format, ...)
+  if not ok then error(("flowd.log: %s"):format(text), 2) end
+  logger(level, "%s", text)
+end
+
 -- The words that rule files and files of maps share.
 local function words_of(box, makers)
   box:define("flowd", sandbox.closed({
@@ -33,6 +52,8 @@ local function words_of(box, makers)
       return address
     end,
     map = sandbox.closed(makers, "flowd.map"),
+    state = sandbox.closed({ counter = state.counter, table = state.table }, "flowd.state"),
+    log = say,
   }, "flowd"))
 end
 
@@ -61,6 +82,7 @@ function policy.new(files)
   box:define("rule", definition.maker(function(rule) self.made[#self.made + 1] = rule end, self.named))
   box:define("drop", definition.drop)
   box:define("accept", definition.accept)
+  if files then box:define("require", helpers.require(box, files)) end
   self.files = files and map_files(files)
   words_of(box, map.makers(function(made) unbound[#unbound + 1] = made end, self.files))
   return self

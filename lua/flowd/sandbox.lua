@@ -11,6 +11,9 @@ local suggest = require("flowd.suggest")
 
 local sandbox = {}
 
+-- Every string reaches the string library, ("").dump: what makes bytecode of a function goes.
+string.dump = nil -- luacheck: ignore 122
+
 ---@class flowd.Sandbox
 ---@field env table the global environment of everything loaded here
 local Sandbox = {}
@@ -37,6 +40,17 @@ function functions.getmetatable(value)
   return getmetatable(value)
 end
 
+-- What writes into a table past its metatable keeps off those that are closed.
+local function open_only(name, fn)
+  return function(t, ...)
+    if type(t) == "table" and getmetatable(t) == false then error(("table.%s: %s cannot be changed"):format(name, tostring(t)), 2) end
+    return fn(t, ...)
+  end
+end
+
+local wrapped = { [table] = { insert = open_only("insert", table.insert), remove = open_only("remove", table.remove),
+  sort = open_only("sort", table.sort) } }
+
 function functions.print(...)
   local parts = {}
   for i = 1, select("#", ...) do parts[i] = tostring((select(i, ...))) end
@@ -48,7 +62,7 @@ local absent = {
   collectgarbage = "the daemon looks after its memory",
   coroutine = "rules and configuration run to their end",
   debug = "", ffi = "", jit = "", package = "", newproxy = "", getfenv = "", setfenv = "", gcinfo = "", module = "",
-  io = "files are the daemon's", dofile = "", load = "", loadfile = "", loadstring = "", require = "",
+  io = "files are the daemon's", dofile = "", load = "", loadfile = "", loadstring = "", require = "there is no configuration directory here",
   rawequal = "", rawget = "", rawset = "", rawlen = "", _G = "declare what is shared with `local`",
 }
 
@@ -97,7 +111,8 @@ function sandbox.new()
   for name, fn in pairs(functions) do env[name] = fn end
   for name, library in pairs(libraries) do
     local copy = {}
-    for i = 2, #library do copy[library[i]] = library[1][library[i]] end
+    local special = wrapped[library[1]] or {}
+    for i = 2, #library do copy[library[i]] = special[library[i]] or library[1][library[i]] end
     env[name] = close(copy, name)
   end
   return setmetatable({ env = close(env) }, Sandbox)

@@ -250,4 +250,14 @@ function source_lines.read(text)
   return setmetatable({ root = reader:chunk() }, Lines)
 end
 
+--- Lua shortens a long name of a file in its messages: "...site/conf.lua:3: oh". The message with the whole.
+---@param message string
+---@param path string of the file that it may start with
+---@return string
+function source_lines.whole_path(message, path)
+  local short = debug.getinfo(loadstring("", "@" .. path), "S").short_src
+  if message:sub(1, #short + 1) == short .. ":" then return path .. message:sub(#short + 1) end
+  return message
+end
+
 return source_lines

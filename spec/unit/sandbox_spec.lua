@@ -50,7 +50,8 @@ describe("sandbox", function()
   end)
 
   it("refuses bytecode", function()
-    local bytecode = string.dump(function() return 1 end)
+    -- What string.dump made of an empty function, when there was string.dump.
+    local bytecode = "\27LJ\2\10\0\12\2\0\1\0\0\0\1K\0\1\0\0"
     fails(bytecode, "^site.lua: this is compiled Lua")
     -- Also behind something that hides its first octet.
     fails("\239\187\191" .. bytecode, "site.lua")

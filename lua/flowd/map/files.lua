@@ -47,10 +47,10 @@ end
 -- Run the Lua file of a map; its table, or nil and a message.
 local function run(unbound, text)
   local chunk, message = unbound.files.load(text, "@" .. unbound.path)
-  if not chunk then return nil, message end
+  if not chunk then return nil, source_lines.whole_path(message, unbound.path) end
   local mark = watch.enter("file", unbound.path)
   local ok, value = xpcall(chunk, function(err)
-    return type(err) == "string" and err or ("%s: error object is no string (%s)"):format(unbound.path, type(err))
+    return type(err) == "string" and source_lines.whole_path(err, unbound.path) or ("%s: error object is no string (%s)"):format(unbound.path, type(err))
   end)
   watch.leave(mark)
   if not ok then return nil, value end
