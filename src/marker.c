@@ -239,6 +239,33 @@ int marker_detach(struct marker *m, const char *interface)
 	return 0;
 }
 
+int marker_reattach(struct marker *m, const char *interface, int method, char *error, size_t error_size)
+{
+	struct marker_link *link = find_link(m, interface), old;
+	int r;
+
+	if (!link)
+		return -ENOENT;
+	if (link->method == method || (method == MARKER_AUTO && link->method == MARKER_TCX))
+		return 0;
+	old = *link;
+	*link = m->links[--m->links_count];
+	r = marker_attach(m, interface, method, error, error_size);
+	if (r < 0) {
+		/* Its place is still there. */
+		m->links[m->links_count++] = old;
+		return r;
+	}
+	if (m->links[m->links_count - 1].method == old.method) {
+		/* auto, where there is no better one: replaced in place */
+		if (old.fd >= 0)
+			close(old.fd);
+		return 0;
+	}
+	marker_link_detach(&old, &m->pins);
+	return 0;
+}
+
 int marker_attached(const struct marker *m, const char *interface)
 {
 	const struct marker_link *link = find_link(m, interface);

@@ -92,6 +92,11 @@ FFI_EXPORT int marker_attach(struct marker *m, const char *interface, int method
 /* Undo marker_attach. 0, or -ENOENT when it is not attached. */
 FFI_EXPORT int marker_detach(struct marker *m, const char *interface);
 
+/* Have an attached interface marked by another method: by both for a moment, never by none. 0 also when that
+ * is its method; or as marker_attach(), and then all is as before. -ENOENT when it is not attached. */
+FFI_EXPORT int marker_reattach(struct marker *m, const char *interface, int method, char *error,
+			       size_t error_size);
+
 /* How an interface is marked: MARKER_TCX or MARKER_CLSACT; -ENOENT when it is not, or when
  * the interface or the filter has vanished (or another one has got the name) since. */
 FFI_EXPORT int marker_attached(const struct marker *m, const char *interface);

@@ -39,6 +39,14 @@ int marker_detach(struct marker *m, const char *interface)
 	return -ENOENT;
 }
 
+int marker_reattach(struct marker *m, const char *interface, int method, char *error, size_t error_size)
+{
+	(void)method;
+	(void)error;
+	(void)error_size;
+	return marker_detach(m, interface);
+}
+
 int marker_attached(const struct marker *m, const char *interface)
 {
 	(void)m;

@@ -148,6 +148,35 @@ function marker:start(ctx)
   end)
 end
 
+--- New options, without a packet unmarked: what is new is attached before what is old is let go.
+---@param options table
+---@return boolean
+function marker:change(options)
+  if options.strategy ~= self.options.strategy then return false end
+  local message, wanted = ffi.new("char[?]", ERROR_SIZE), {}
+  local before = self.options
+  for _, interface in ipairs(options.interfaces) do
+    wanted[interface] = true
+    if api.marker_reattach(self.handle, interface, methods[options.method], message, ERROR_SIZE) < 0
+      and api.marker_attached(self.handle, interface) >= 0 then
+      self.ctx:log("error", "%s; it is marked as before (%s)", ffi.string(message),
+        method_names[api.marker_attached(self.handle, interface)])
+    end
+    self.gauges[interface] = self.gauges[interface] or self.ctx:counter("flowd_marker_interface_marked", { interface = interface })
+  end
+  self.options = options
+  self:attach_all()
+  for _, interface in ipairs(before.interfaces) do
+    if not wanted[interface] then
+      if api.marker_detach(self.handle, interface) == 0 then
+        self.ctx:log("info", "interface %s: not marked any more", interface)
+      end
+      self.gauges[interface].value = 0
+    end
+  end
+  return true
+end
+
 --- Have the kernel tell of interfaces that come and go; the timer is for what it does not tell, such as
 --- a filter that somebody removed.
 function marker:watch()

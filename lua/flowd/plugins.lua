@@ -2,7 +2,8 @@
 --- Find plugin and backend modules, built in or a site's own, and run instances of them.
 --
 -- A module is a Lua file that returns a table: `name`, `doc`, `schema`, `start(self, ctx)`,
--- `stop(self)`; a backend also `on_events(self, events, n)` and, if it queues, `flush(self)`.
+-- `stop(self)`; a backend also `on_events(self, events, n)` and, if it queues, `flush(self)`. Either may have
+-- `change(self, options)`: take new options while it runs; false: it cannot, and is stopped and started.
 -- One that needs root for more than marking has, both called without an instance:
 -- `prepare(module, options, user)`, as root before the daemon becomes `user`, and `denied(module, options)`,
 -- at a reload as an ordinary user: why it could not be started with these options, or nil.

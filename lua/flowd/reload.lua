@@ -10,6 +10,7 @@ local counters = require("flowd.counters")
 local log = require("flowd.log")
 local plugins = require("flowd.plugins")
 local privileges = require("flowd.privileges")
+local watch = require("flowd.watch")
 
 local reload = {}
 
@@ -29,13 +30,29 @@ local function same(a, b)
   return true
 end
 
--- Does an instance run as the new configuration wants it?
-local function unchanged(old, new, kind, name)
+local function same_module(old, new, kind, name)
   local was, is = old.modules[kind][name], new.modules[kind][name]
   if not was or not is then return false end
   local text = plugins.source(was)
-  if text ~= plugins.source(is) or not text and was ~= is then return false end
-  return same(old.values[kind][name], new.values[kind][name])
+  return text == plugins.source(is) and (text ~= nil or was == is)
+end
+
+-- Does an instance run as the new configuration wants it?
+local function unchanged(old, new, kind, name)
+  return same_module(old, new, kind, name) and same(old.values[kind][name], new.values[kind][name])
+end
+
+-- One that can takes its new options while it runs.
+local function change(daemon, new, entry)
+  local kind, instance = kind_of[entry.kind], entry.instance
+  local options = new.values[kind][entry.name]
+  if not instance.change or not options or not same_module(daemon.config, new, kind, entry.name) then return false end
+  local ok, changed = pcall(watch.call, entry.kind, entry.name, instance.change, instance, options)
+  if not ok then log.error("reload: %s '%s': %s", entry.kind, entry.name, tostring(changed)) end
+  if not ok or not changed then return false end
+  instance.options, instance.ctx.options = options, options
+  log.info("reload: %s '%s' goes on with its new options", entry.kind, entry.name)
+  return true
 end
 
 local function stop(daemon, entry)
@@ -61,7 +78,7 @@ end
 local function stop_changed(daemon, new, what)
   local kept = {}
   for _, entry in ipairs(entries(daemon, what)) do
-    if unchanged(daemon.config, new, kind_of[what], entry.name) then
+    if unchanged(daemon.config, new, kind_of[what], entry.name) or change(daemon, new, entry) then
       kept[entry.name] = entry.instance
     else
       stop(daemon, entry)
