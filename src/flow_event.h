@@ -43,6 +43,8 @@ struct flow_event {
 	uint8_t spare;
 	int32_t undo_route;
 	char application[48]; /* FLOW_APPLICATION_SIZE: NUL-terminated, "" = unknown */
+	uint16_t announced;   /* experiment * 64 + activity before the rules: set by the flow table */
+	uint16_t runs;	      /* bit n: rules of run n of an index may match (rule_index.h) */
 };
 
 enum { FLOW_BATCH_MAX = 1024 };

@@ -193,8 +193,9 @@ end
 
 -- ---- sets -------------------------------------------------------------------
 
--- Set -> array of its prefixes as text: for sets made of sets.
+-- Set -> array of its prefixes as text: for sets made of sets. And its prefix map.
 local members = setmetatable({}, { __mode = "k" })
+local set_maps = setmetatable({}, { __mode = "k" })
 
 local function gather(what, into, messages)
   if type(what) == "string" then
@@ -214,9 +215,10 @@ local function gather(what, into, messages)
 end
 
 --- A set of prefixes as C sees it: for generated code.
----@param what string|table prefix, list, set, or lists of these
+---@param what string|table prefix, list, set, or lists of these; of a set, its own map
 ---@return ffi.cdata*? pointer, any anchor_or_messages, string[]? prefixes
 function addresses.build_set(what)
+  if set_maps[what] then return ffi.cast("const struct prefix_map *", set_maps[what]), set_maps[what], members[what] end
   local entries, messages = {}, {}
   gather(what, entries, messages)
   if #messages > 0 then return nil, messages end
@@ -227,8 +229,16 @@ function addresses.build_set(what)
   return pointer, anchor, list
 end
 
--- Set -> its prefix map.
-local set_maps = setmetatable({}, { __mode = "k" })
+--- Read prefixes that a set was built from: fn(address, bits) for each, with `struct flow_address *` valid
+--- for the call and the bits as prefix_map_add() takes them.
+---@param list string[]
+---@param fn fun(address: ffi.cdata*, bits: integer)
+function addresses.each_prefix(list, fn)
+  for _, prefix in ipairs(list) do
+    local bits = assert(parse_prefix(prefix))
+    fn(scratch, bits)
+  end
+end
 
 local Set = { __metatable = false, __index = {} }
 

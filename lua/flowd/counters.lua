@@ -80,6 +80,8 @@ counters.help = {
   flowd_resolver_failures_total = "Look-ups of a collector's name that gave no address.",
   flowd_rule_errors_total = "Events on which a rule failed: they went on as if it had not matched.",
   flowd_rule_hits_total = "Events on which a rule acted.",
+  flowd_rules_index_octets = "Memory of the index of declared rules.",
+  flowd_rules_indexed = "Declared rules that are found by the index and not tried one by one.",
   flowd_rules_off = "Rules that are switched off because they kept failing.",
   flowd_scripts_hung_total = "Scripts that never returned, by kind and name: the process was replaced and goes on "
     .. "without them.",

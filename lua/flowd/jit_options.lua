@@ -18,6 +18,10 @@ require("jit.opt").start(
   "loopunroll=60"   -- also how many tail calls a rule's path may have
 )
 
+--- Have LuaJIT count anew what is hot. Its counters are few, and shared: without this, code that runs
+--- for the first time may find its own at the end.
+function options.count_anew() require("jit.opt").start("hotloop=56") end
+
 -- Grows each time LuaJIT throws all machine code away, which it does when a limit is reached.
 options.generation = 0
 

@@ -19,6 +19,8 @@ man_rules.fields = {
   { "application", 'The program that makes the transfer, "" when unknown. Can be set, to at most 47 octets.' },
   { "time", "When it happened, in seconds of UNIX time." },
   { "start_time", "When the flow began, in seconds of UNIX time." },
+  { "end_time", "When the flow ended, nil unless it has." },
+  { "duration", "Seconds from its start to this event." },
   { "bytes_sent", "Octets sent by src, nil when unknown." },
   { "bytes_received", "Octets received by src, nil when unknown." },
   { "uid", "The user's id, nil when unknown." },
@@ -56,6 +58,17 @@ man_rules.match = {
   { "experiment", 'Ids or names; "unset" for a flow without.' },
   { "activity", 'Ids, or names if experiment stands beside it; "unset" for a flow without.' },
   { "application", 'Texts; a * at the end stands for anything.' },
+  { "time", 'Times in UTC, "2026-03-01" or "2026-03-01T12:30", or ranges: "2026-03-01..2026-03-31", ">= 2026-03-01".' },
+  { "start_time", "The same." },
+  { "end_time", "The same; of ends only." },
+  { "duration", 'Seconds, or ranges such as "> 5m" or "1h..2h" (ms, s, m, h, d).' },
+  { "bytes_sent", 'Octets, or ranges such as ">= 10M" or "1k..2k". Unknown octets do not match.' },
+  { "bytes_received", "The same." },
+  { "uid", "Ids. As long as no plugin tells it, and with what follows, nothing matches." },
+  { "user", "Names." },
+  { "pid", "Ids." },
+  { "comm", "Names." },
+  { "cgroup", "Names." },
 }
 
 local function list(page, macro, rows)

@@ -25,6 +25,7 @@ local new_address = addresses.new
 local resolve_experiment, resolve_activity, resolve_tag = tags.experiment, tags.activity, tags.resolve
 
 local APPLICATION_SIZE = ffi.C.FLOW_APPLICATION_SIZE
+local RUNS_ALL = ffi.C.RULE_RUNS_ALL -- the index is to look again
 local HAS_BYTES = ffi.C.EVENT_HAS_BYTES
 
 ---@class flowd.Flow
@@ -43,6 +44,8 @@ local HAS_BYTES = ffi.C.EVENT_HAS_BYTES
 ---@field application string "" is unknown; assign up to 47 octets
 ---@field time number when it happened, seconds of UNIX time
 ---@field start_time number when the flow began
+---@field end_time? number when it ended: of ends only
+---@field duration number seconds from its start to this event
 ---@field bytes_sent? integer by src
 ---@field bytes_received? integer by src
 ---@field uid? integer
@@ -101,6 +104,7 @@ function view.undo()
   local e = cell.event
   local rule = e.cursor
   if e.undo_cursor ~= rule then return end
+  e.runs = RUNS_ALL
   e.rule = e.undo_rule
   e.experiment = e.undo_experiment
   e.activity = e.undo_activity
@@ -114,6 +118,7 @@ local function set_experiment(e, value)
   local id, message = resolve_experiment(names, value)
   if not id then error(message, 3) end
   act(e)
+  e.runs = RUNS_ALL
   e.experiment = id
 end
 
@@ -121,6 +126,7 @@ local function set_activity(e, value)
   local id, message = resolve_activity(names, e.experiment, value)
   if not id then error(message, 3) end
   act(e)
+  e.runs = RUNS_ALL
   e.activity = id
 end
 
@@ -134,6 +140,7 @@ local function set_application(e, value)
     ffi.copy(saved_application, e.application, APPLICATION_SIZE)
     application_saved = true
   end
+  e.runs = RUNS_ALL
   ffi.fill(e.application, APPLICATION_SIZE)
   ffi.copy(e.application, value)
 end
@@ -150,6 +157,7 @@ local function tag(_, experiment, activity)
   local experiment_id, activity_id, message = resolve_tag(names, experiment, activity)
   if not experiment_id then error(message, 2) end
   act(e)
+  e.runs = RUNS_ALL
   e.experiment = experiment_id
   e.activity = activity_id
   return true
@@ -216,6 +224,8 @@ local fields = {
   { "activity_name", "(activity_name(e))" },
   { "time", "tonumber(e.time_us) / 1e6" },
   { "start_time", "tonumber(e.start_us) / 1e6" },
+  { "end_time", "e.state == END and (tonumber(e.time_us) / 1e6) or nil" },
+  { "duration", "e.time_us > e.start_us and (tonumber(e.time_us - e.start_us) / 1e6) or 0" },
   { "bytes_sent", "band(e.flags, HAS_BYTES) ~= 0 and (tonumber(e.bytes_sent)) or nil" },
   { "bytes_received", "band(e.flags, HAS_BYTES) ~= 0 and (tonumber(e.bytes_received)) or nil" },
   { "uid", "nil" }, { "user", "nil" }, { "pid", "nil" }, { "comm", "nil" }, { "cgroup", "nil" },
@@ -246,7 +256,8 @@ end
 local read = make_reader({
   cell = cell, outside = outside, unknown = function(field) unknown(field, readable, 3) end, new_address = new_address,
   protocols = protocols, states = states, plugin_name = plugin_name, string_of = string_of, tonumber = tonumber, band = band,
-  HAS_BYTES = HAS_BYTES, experiment_name = experiment_name, activity_name = activity_name, tag = tag, route = route,
+  HAS_BYTES = HAS_BYTES, END = tonumber(ffi.C.FLOW_END), experiment_name = experiment_name, activity_name = activity_name,
+  tag = tag, route = route,
 })
 
 local function write(_, field, value)

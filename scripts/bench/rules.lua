@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
---- Twenty typical rules (rules/site.lua) on batches, against the same by hand (rules/inline.lua), and
---- whether LuaJIT compiled all of it. Usage: scripts/bench/run rules
+--- Twenty typical rules (rules/site.lua) on batches, against the same by hand (rules/inline.lua); a thousand
+--- (rules/many.lua) against the twenty; and whether LuaJIT compiled all of it. Usage: scripts/bench/run rules
 package.path = "./?.lua;" .. package.path
 local bench = require("scripts.bench.bench")
 local ffi = require("ffi")
@@ -8,6 +8,7 @@ local api = require("flowd.api")
 local policy = require("flowd.policy")
 local registry = require("flowd.registry")
 local rules = require("flowd.rules")
+local many = require("scripts.bench.rules.many")
 local temp = require("spec.support.temp")
 
 local BATCH = ffi.C.FLOW_BATCH_MAX
@@ -47,22 +48,37 @@ local function fill(e)
   e.route, e.slot = -1, -1
 end
 
-local fresh, work = {}, ffi.new("struct flow_batch")
-for n = 1, BATCHES do
-  fresh[n] = ffi.new("struct flow_batch")
-  fresh[n].count = BATCH
-  for i = 0, BATCH - 1 do fill(fresh[n].event[i]) end
+-- The same kind of events, with what the thousand rules look at.
+local function fill_many(e)
+  local event = many.event(random)
+  fill(e)
+  e.key.family = api.address_parse(event.src, #event.src, e.key.src)
+  api.address_parse(event.dst, #event.dst, e.key.dst)
+  e.key.src_port, e.key.dst_port, e.experiment, e.activity = event.src_port, event.dst_port, event.experiment, 0
+  e.key.protocol, e.source = ffi.C.FLOW_TCP, PIPE
+  ffi.copy(e.application, event.application)
 end
+
+local function make_batches(fill_event)
+  local batches = {}
+  for n = 1, BATCHES do
+    batches[n] = ffi.new("struct flow_batch")
+    batches[n].count = BATCH
+    for i = 0, BATCH - 1 do fill_event(batches[n].event[i]) end
+  end
+  return batches
+end
+
+local fresh, work = make_batches(fill), ffi.new("struct flow_batch")
+local fresh_many = make_batches(fill_many)
 
 -- -- rules ---------------------------------------------------------------------------
 
 local names = registry.load_embedded()
 
-local function compile(path)
-  local file = assert(io.open(path))
+local function compile(title, text)
   local environment = policy.new()
-  assert(environment:load(file:read("*a"), "@" .. path))()
-  file:close()
+  assert(environment:load(text, "@" .. title))()
   local chain, problems = rules.compile(environment:take_rules(), {
     registry = names, backends = { marker = 1, firefly = 2 },
     source_id = function(name) return name == "pipe" and PIPE or HTTP end,
@@ -71,11 +87,16 @@ local function compile(path)
   return chain or error(table.concat(problems, "\n"))
 end
 
-local chain = compile("scripts/bench/rules/site.lua")
+local chain = compile("site.lua", temp.read("scripts/bench/rules/site.lua"))
+local text_of_many = many.policy(random)
+local before = api.clock_monotonic_ns()
+local thousand = compile("many.lua", text_of_many)
+local load_ms = tonumber(api.clock_monotonic_ns() - before) / 1e6
 local by_hand = require("scripts.bench.rules.inline").make(PIPE, HTTP, names:experiment_id("lhcb"), names:experiment_id("alice"),
   names:activity_id(2, "Analysis Input"))
 
 local function run_chain() chain:run(work) end
+local function run_many() thousand:run(work) end
 local function run_by_hand() by_hand(work.event, work.count) end
 local function run_nothing() end
 
@@ -97,10 +118,11 @@ local function compare()
 end
 
 -- Nanoseconds per event, copying included.
-local function cost(run)
+local function cost(run, batches)
+  batches = batches or fresh
   local start = api.clock_monotonic_ns()
   for n = 1, BATCHES do
-    ffi.copy(work, fresh[n], ffi.sizeof(work))
+    ffi.copy(work, batches[n], ffi.sizeof(work))
     run()
   end
   return tonumber(api.clock_monotonic_ns() - start) / (BATCHES * BATCH)
@@ -124,23 +146,44 @@ local function watch()
   end
 end
 
+-- How far down events go: the number of the last rule that acted.
+local function late_share()
+  local late, total = 0, 0
+  for n = 1, BATCHES do
+    ffi.copy(work, fresh_many[n], ffi.sizeof(work))
+    run_many()
+    for i = 0, BATCH - 1 do
+      total = total + 1
+      if work.event[i].rule > #thousand.rules * 0.94 then late = late + 1 end
+    end
+  end
+  return late / total
+end
+
 compare()
+local late = late_share()
 require("jit").flush()
 local finish = watch()
 for _ = 1, 100 do cost(run_chain) end
+for _ = 1, 100 do cost(run_many, fresh_many) end
 local traces, aborted, text = finish()
 if os.getenv("BENCH_TRACES") then io.stderr:write(text) end
 for _, line in ipairs(aborted) do bench.note("%s", line) end
 for _ = 1, 100 do cost(run_by_hand) end
 
 -- The least of many short rounds, which other programs on the machine disturb least.
-local ours, theirs, copying = math.huge, math.huge, math.huge
+local ours, theirs, of_many, copying = math.huge, math.huge, math.huge, math.huge
 for _ = 1, ROUNDS do
   copying = math.min(copying, cost(run_nothing))
   ours = math.min(ours, cost(run_chain))
   theirs = math.min(theirs, cost(run_by_hand))
+  of_many = math.min(of_many, cost(run_many, fresh_many))
 end
-ours, theirs = ours - copying, theirs - copying
+ours, theirs, of_many = ours - copying, theirs - copying, of_many - copying
 bench.row("rules: 20 typical, per event", ("%.0f ns"):format(ours), ("%.0f ns"):format(theirs), ours / theirs,
   "<= 3.00, <= 300 ns", ours <= 300 and ours / theirs <= 3)
+bench.row("rules: 1,000 declared and 10 functions, 100,000 prefixes", ("%.0f ns"):format(of_many), ("%.0f ns"):format(ours),
+  of_many / ours, "<= 2.00", of_many / ours <= 2)
+bench.row("rules: of these events, decided by the last rules", ("%.0f %%"):format(late * 100), "", nil, ">= 50 %", late >= 0.5)
+bench.row("rules: loading the 1,000 and the prefixes", ("%.0f ms"):format(load_ms), "", nil)
 bench.row("rules: traces aborted", tostring(#aborted), ("of %d"):format(traces + #aborted), nil, "0", #aborted == 0)

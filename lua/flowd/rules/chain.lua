@@ -5,9 +5,11 @@
 -- after an error the chain takes back what that rule changed and goes on behind it.
 local bit = require("bit")
 local ffi = require("ffi")
+local jit = require("jit")
 local counters = require("flowd.counters")
 local definition = require("flowd.rules.definition")
 local generate = require("flowd.rules.generate")
+local rule_index = require("flowd.rules.index")
 local jit_options = require("flowd.jit_options")
 local log = require("flowd.log")
 local protected = require("flowd.protect").call
@@ -24,6 +26,7 @@ local Chain = {}
 Chain.__index = Chain
 
 ---@class flowd.ChainRule
+---@field number integer
 ---@field name string
 ---@field file string
 ---@field line integer
@@ -71,7 +74,7 @@ function chain.new(rules, options)
   self.hits = ffi.new("struct counter *[?]", #rules + 1)
   for number, rule in ipairs(rules) do
     local entry = setmetatable({
-      name = rule.name, file = rule.file, line = rule.line, fn = rule.fn, declaration = rule.declaration, off = false,
+      number = number, name = rule.name, file = rule.file, line = rule.line, fn = rule.fn, declaration = rule.declaration, off = false,
       hits_counter = counters.get("flowd_rule_hits_total", { rule = rule.name }),
       errors_counter = counters.get("flowd_rule_errors_total", { rule = rule.name }),
     }, ChainRule)
@@ -87,19 +90,21 @@ function chain.new(rules, options)
     note = options.note or ffi.cast("struct state_running *", nowhere),
     flow = view.flow, cell = cell, hits = hits, stop = stop,
   }
+  self.index = rule_index.new(self.rules, self.hits)
   self:compile()
   self:prepare()
   return self
 end
 
 function Chain:compile()
-  self.loop, self.rest, self.warm, self.anchors = generate.compile(self.rules, self.shared)
+  self.loop, self.rest, self.warm, self.anchors = generate.compile(self.rules, self.shared, self.index.units)
   self.prepared = nil
 end
 
 -- Have LuaJIT compile the chain's loops: at first, and again when it has thrown them away. Behind a
 -- call of C: were a caller being compiled at this moment, it would get no further than here.
 function Chain:prepare()
+  jit_options.count_anew()
   assert(protected(self.warm))
   self.prepared = jit_options.generation
 end
@@ -110,6 +115,7 @@ local current
 function Chain:become_current()
   view.bind(self.binding)
   current = self
+  self.index:show()
   self:count_off()
 end
 
@@ -154,13 +160,16 @@ function Chain:judge(rule, event)
     rule.file, rule.line, rule.name, self.failures_max, event - oldest + 1)
 end
 
+-- Called now and then: no trace of it is wanted.
+jit.off(Chain.count_off)
+
 --- Switch a rule on or off.
 ---@param rule flowd.ChainRule
 ---@param on boolean
 function Chain:switch(rule, on)
   rule.off = not on
   rule.failures = nil
-  self:compile()
+  if not self.index:switch(rule.number, on) then self:compile() end
   if current == self then self:count_off() end
 end
 
@@ -190,6 +199,7 @@ function Chain:run(batch)
   if self.prepared ~= jit_options.generation then self:prepare() end
   local last = count - 1
   self.events = ffi.cast("struct flow_event *", batch.event)
+  self.index:begin(self.events, count)
   local ok, message = protected(self.loop, self.events, 0, last)
   while not ok do
     local index, from = self:contain(trim(message))

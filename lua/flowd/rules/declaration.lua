@@ -5,6 +5,7 @@ local bit = require("bit")
 local ffi = require("ffi")
 require("flowd.api")
 local addresses = require("flowd.addresses")
+local read_range = require("flowd.rules.ranges").read
 local suggest = require("flowd.suggest")
 
 local declaration = {}
@@ -121,9 +122,34 @@ local function ports(self, path, value)
   return merged
 end
 
+local function amounts(kind)
+  return function(self, path, value)
+    local list = {}
+    self:numbers(path, value, function(item)
+      local first, last = read_range(kind, item)
+      if first then list[#list + 1] = { first, last } end
+      return first, last
+    end)
+    return list
+  end
+end
+
+-- Fields that are unknown as long as no plugin tells them: a rule with one of them waits for that.
+local function unknown(expected, check)
+  return function(self, path, value)
+    return self:numbers(path, value, function(item)
+      if check(item) then return 0 end
+      return nil, ("expected %s; got %s"):format(expected, show(item))
+    end)
+  end
+end
+
+local function is_id(item) return type(item) == "number" and item % 1 == 0 and item >= 0 and item < 2 ^ 32 end
+local function is_text(item) return type(item) == "string" and item ~= "" end
+
 local function prefixes(self, path, value)
-  local pointer, anchor = addresses.build_set(value)
-  if pointer then return { pointer = pointer, anchor = anchor } end
+  local pointer, anchor, list = addresses.build_set(value)
+  if pointer then return { pointer = pointer, anchor = anchor, list = list } end
   for _, message in ipairs(anchor) do self:fail(path, "%s", message) end
   return nil
 end
@@ -194,13 +220,20 @@ local function plugins(self, path, value)
 end
 
 -- In the order in which they are checked: activities need to know the experiments.
-local order = { "protocol", "family", "state", "plugin", "src_port", "dst_port", "src", "dst", "experiment", "activity", "application" }
+local order = {
+  "protocol", "family", "state", "plugin", "src_port", "dst_port", "src", "dst", "experiment", "activity", "application",
+  "time", "start_time", "end_time", "duration", "bytes_sent", "bytes_received", "uid", "user", "pid", "comm", "cgroup",
+}
 local matchers = {
   src = prefixes, dst = prefixes, src_port = ports, dst_port = ports,
   protocol = one_of({ tcp = ffi.C.FLOW_TCP, udp = ffi.C.FLOW_UDP }),
   family = one_of({ ipv4 = 4, ipv6 = 6, [4] = 4, [6] = 6 }),
   state = one_of({ start = ffi.C.FLOW_START, ongoing = ffi.C.FLOW_ONGOING, ["end"] = ffi.C.FLOW_END }),
   plugin = plugins, experiment = experiments, activity = activities, application = applications,
+  time = amounts("time"), start_time = amounts("time"), end_time = amounts("time"), duration = amounts("duration"),
+  bytes_sent = amounts("amount"), bytes_received = amounts("amount"),
+  uid = unknown("a user's id", is_id), pid = unknown("a process's id", is_id), user = unknown("a user's name", is_text),
+  comm = unknown("the name of a process", is_text), cgroup = unknown("the name of a control group", is_text),
 }
 declaration.match_fields = order
 

@@ -4,6 +4,7 @@
 -- Each rule becomes a function of its own: a declaration comparisons and stores, a function a call.
 -- One function runs them in order for each event of a batch. Constants (sets, functions, C memory) are
 -- locals around a function, never assigned again: LuaJIT takes them into the machine code.
+-- Runs of declarations are one call each (flowd.rules.index).
 --
 -- LuaJIT compiles paths, and a path ends only where a loop is entered that is compiled already.
 -- Without one, each outcome of a rule has its own copy of all rules after it. So each rule is called in
@@ -111,6 +112,23 @@ local function application_test(source, test)
   return source:constant("application", matches) .. "(e)"
 end
 
+-- `known`: what must hold for there to be a value.
+local function amount_test(expression, known)
+  return function(_, _, ranges)
+    local parts = {}
+    for i, range in ipairs(ranges) do
+      parts[i] = range[2] == math.huge and ("%s >= %.0fULL"):format(expression, range[1])
+        or ("%s >= %.0fULL and %s <= %.0fULL"):format(expression, range[1], expression, range[2])
+    end
+    return ("%s(%s)"):format(known and known .. " and " or "", table.concat(parts, " or "))
+  end
+end
+
+local HAS_BYTES = ("band(e.flags, %d) ~= 0"):format(ffi.C.EVENT_HAS_BYTES)
+local IS_END = ("e.state == %d"):format(tonumber(ffi.C.FLOW_END))
+local LASTED = "(e.time_us > e.start_us and e.time_us - e.start_us or 0ULL)"
+local function never() return "false" end
+
 -- Cheapest first.
 local tests = {
   { "protocol", function(_, _, test) return any_of("key.protocol", test) end },
@@ -121,6 +139,13 @@ local tests = {
   { "activity", function(source, _, test) return activity_test(source, test) end },
   { "src_port", port_test },
   { "dst_port", port_test },
+  { "time", amount_test("e.time_us") },
+  { "start_time", amount_test("e.start_us") },
+  { "end_time", amount_test("e.time_us", IS_END) },
+  { "duration", amount_test(LASTED) },
+  { "bytes_sent", amount_test("e.bytes_sent", HAS_BYTES) },
+  { "bytes_received", amount_test("e.bytes_received", HAS_BYTES) },
+  { "uid", never }, { "user", never }, { "pid", never }, { "comm", never }, { "cgroup", never },
   { "src", address_test },
   { "dst", address_test },
   { "application", function(source, _, test) return application_test(source, test) end },
@@ -142,6 +167,7 @@ local function add_declaration(source, number, d)
   source:add("e.rule = %d", number)
   if d.experiment then source:add("e.experiment = %d", d.experiment) end
   if d.activity then source:add("e.activity = %d", d.activity) end
+  if d.experiment or d.activity or d.application then source:add("e.runs = %d", ffi.C.RULE_RUNS_ALL) end
   if d.route then source:add("e.route = %d", bit.tobit(d.route)) end
   if d.application then
     local text = ffi.new("char[?]", ffi.C.FLOW_APPLICATION_SIZE, d.application)
@@ -164,21 +190,14 @@ end
 
 -- ---- functions -------------------------------------------------------------------
 
--- What a rule's function returns: nil, the next rule's turn; true, a verdict; false, an idle turn, of
--- which it makes 256.
+-- What a rule's function returns: nil, the next rule's turn; true, a verdict.
 local RULE = [[
 local shared, constants = ...
 local cell, flow, stop, note = shared.cell, shared.flow, shared.stop, shared.note
-local hits, find, copy = shared.hits, shared.find, shared.copy
+local hits, find, copy, run_index = shared.hits, shared.find, shared.copy, shared.run_index
 local band, bor, rshift = shared.band, shared.bor, shared.rshift
 CONSTANTS
 return function()
-if not cell.live then
-  local turn = cell.turn + 1
-  cell.turn = turn
-  if band(turn, 255) ~= 0 then return false end
-  return nil
-end
 LINES
 end]]
 
@@ -195,6 +214,15 @@ local function add_rule(source, number, rule)
   source:add("end")
 end
 
+local function add_unit(source, unit, rules)
+  if unit.index then
+    source:add("if band(cell.event.runs, %d) ~= 0 and run_index(%s, cell.event, %d, %d) ~= 0 then return true end",
+      bit.lshift(1, unit.run), source:constant("index", unit.index), unit.from, unit.to)
+  else
+    add_rule(source, unit.first, rules[unit.first])
+  end
+end
+
 -- The function of one rule.
 local function load_rule(number, rule, shared, anchors)
   local source = new_source()
@@ -203,12 +231,12 @@ local function load_rule(number, rule, shared, anchors)
   return load_source(source, shared)
 end
 
--- Functions of TURN_RULES rules each.
-local function load_rules(rules, shared, anchors)
+-- Functions of TURN_RULES units each.
+local function load_units(units, rules, shared, anchors)
   local functions, source, count = {}, new_source(), 0
-  for number, rule in ipairs(rules) do
-    if not rule.off then
-      add_rule(source, number, rule)
+  for _, unit in ipairs(units) do
+    if unit.index or not rules[unit.first].off then
+      add_unit(source, unit, rules)
       count = count + 1
       if count == TURN_RULES or #source.names > TURN_CONSTANTS then
         functions[#functions + 1] = load_source(source, shared)
@@ -224,19 +252,34 @@ local function load_rules(rules, shared, anchors)
   return functions
 end
 
+-- The loop around a call: 256 turns when idle. The idle turn calls nothing: a function that is called so
+-- often may be compiled by itself, before the loop is.
+local TURN = [[
+  do
+    local over
+    repeat
+      over = nil
+      if cell.live then
+        over = %s()
+      else
+        cell.turn = cell.turn + 1
+        if band(cell.turn, 255) ~= 0 then over = false end
+      end
+    until over ~= false
+    if over then goto done end
+  end]]
+
 -- Calls of rules, or of pieces (which have loops of their own), that are locals; to be followed by a
 -- label `done`.
 local function calls(names, pieces)
   local lines = {}
-  for i, name in ipairs(names) do
-    lines[i] = (pieces and "if %s() then goto done end"
-      or "do local over repeat over = %s() until over ~= false if over then goto done end end"):format(name)
-  end
+  for i, name in ipairs(names) do lines[i] = (pieces and "  if %s() then goto done end" or TURN):format(name) end
   return table.concat(lines, "\n")
 end
 
 local PIECE = [[
-local rules = ...
+local shared, rules = ...
+local cell, band = shared.cell, shared.band
 local NAMES = unpack(rules)
 return function()
   local NAMES = NAMES
@@ -279,13 +322,13 @@ local function load_calls(template, functions, pieces, ...)
 end
 
 -- At most PIECE_RULES functions that do the same as all of `functions`; whether they are pieces.
-local function gather(functions)
+local function gather(functions, shared)
   local gathered = false
   while #functions > PIECE_RULES do
     local pieces = {}
     for from = 1, #functions, PIECE_RULES do
       local part = { unpack(functions, from, math.min(from + PIECE_RULES - 1, #functions)) }
-      pieces[#pieces + 1] = load_calls(PIECE, part, gathered, part)
+      pieces[#pieces + 1] = load_calls(PIECE, part, gathered, shared, part)
     end
     functions, gathered = pieces, true
   end
@@ -295,25 +338,29 @@ end
 --- Compile rules.
 ---@param rules table[] { fn | declaration, off }
 ---@param shared table of the view: flow, cell; stop(verdict); hits; note
+---@param units flowd.rules.Unit[] the rules as they are run
 ---@return fun(events: ffi.cdata*, first: integer, last: integer) loop runs all rules on the undecided events
 ---@return fun(from: integer) rest runs the rules from a number on, on the event in the cell
 ---@return fun() warm has LuaJIT compile the loops; runs no rule
 ---@return any anchors keep them as long as the functions
-function generate.compile(rules, shared)
+function generate.compile(rules, shared, units)
   local all = {
-    find = api.prefix_map_find, copy = ffi.copy, band = bit.band, bor = bit.bor, rshift = bit.rshift,
+    find = api.prefix_map_find, run_index = api.rule_index_run, copy = ffi.copy, band = bit.band, bor = bit.bor, rshift = bit.rshift,
     decided = bit.bor(DECIDED, DROPPED),
   }
   for name, value in pairs(shared) do all[name] = value end
   local anchors, single, single_anchors = {}, {}, {}
-  local functions = load_rules(rules, all, anchors)
+  local functions = load_units(units, rules, all, anchors)
   if #functions == 0 then return function() end, function() end, function() end, anchors end
-  local gathered, pieces = gather(functions)
+  local gathered, pieces = gather(functions, all)
   local loop = load_calls(LOOP, gathered, pieces, all, gathered)
   -- Needed only behind an error.
   local function rest(from)
-    for number = from, #rules do
-      if not rules[number].off then
+    for _, unit in ipairs(units) do
+      local number = unit.first
+      if unit.last >= from and unit.index then
+        if api.rule_index_run(unit.index, all.cell.event, unit.from + math.max(from - number, 0), unit.to) ~= 0 then return end
+      elseif number >= from and not rules[number].off then
         single[number] = single[number] or load_rule(number, rules[number], all, single_anchors)
         if single[number]() then return end
       end

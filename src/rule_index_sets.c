@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+/* rule_index_sets.c - an index in the making: sets of rules, and the conditions of one field. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "rule_index_builder.h"
+
+int rule_builder_init(struct rule_builder *b, struct rule_index *x)
+{
+	*b = (struct rule_builder){.x = x};
+	b->set = calloc(x->words, sizeof(*b->set));
+	b->untested = calloc(x->words, sizeof(*b->untested));
+	return b->set && b->untested ? 0 : -ENOMEM;
+}
+
+void rule_builder_free(struct rule_builder *b)
+{
+	free(b->set);
+	free(b->untested);
+	free(b->known);
+}
+
+/* ---- sets ------------------------------------------------------------------------ */
+
+static uint64_t hash_set(const uint64_t *set, uint32_t words)
+{
+	uint64_t hash = 0x9e3779b97f4a7c15ULL;
+
+	for (uint32_t i = 0; i < words; i++) {
+		hash = (hash ^ set[i]) * 0xff51afd7ed558ccdULL;
+		hash ^= hash >> 32;
+	}
+	return hash;
+}
+
+static int grow_known(struct rule_builder *b)
+{
+	uint32_t size = b->known ? 2 * (b->known_mask + 1) : 1024;
+	uint32_t *table = calloc(size, sizeof(*table));
+	uint32_t words = b->x->words;
+
+	if (!table)
+		return -ENOMEM;
+	for (uint32_t i = 0; b->known && i <= b->known_mask; i++) {
+		uint32_t place = b->known[i];
+		uint64_t at;
+
+		if (!place)
+			continue;
+		at = hash_set(b->x->pool + place - 1, words);
+		while (table[at & (size - 1)])
+			at++;
+		table[at & (size - 1)] = place;
+	}
+	free(b->known);
+	b->known = table;
+	b->known_mask = size - 1;
+	return 0;
+}
+
+int rule_builder_append(struct rule_builder *b, uint32_t *place)
+{
+	struct rule_index *x = b->x;
+
+	if (x->pool_used + x->words > x->pool_room) {
+		size_t room = x->pool_room ? 2 * x->pool_room : 64 * (size_t)x->words;
+		uint64_t *more = room > UINT32_MAX ? NULL : reallocarray(x->pool, room, sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		x->pool = more;
+		x->pool_room = room;
+	}
+	rule_builder_copy(b, x->pool + x->pool_used, b->set);
+	*place = (uint32_t)x->pool_used;
+	x->pool_used += x->words;
+	return 0;
+}
+
+/* The place of a set equal to b->set. */
+int rule_builder_intern(struct rule_builder *b, uint32_t *place)
+{
+	size_t size = b->x->words * sizeof(*b->set);
+	uint64_t at;
+	int err;
+
+	if (2 * (b->known_count + 1) > (b->known ? b->known_mask : 0)) {
+		err = grow_known(b);
+		if (err)
+			return err;
+	}
+	at = hash_set(b->set, b->x->words);
+	for (; b->known[at & b->known_mask]; at++) {
+		uint32_t there = b->known[at & b->known_mask] - 1;
+
+		if (memcmp(b->x->pool + there, b->set, size) == 0) {
+			*place = there;
+			return 0;
+		}
+	}
+	err = rule_builder_append(b, place);
+	if (err)
+		return err;
+	b->known[at & b->known_mask] = *place + 1;
+	b->known_count++;
+	return 0;
+}
+
+void rule_builder_copy(const struct rule_builder *b, uint64_t *to, const uint64_t *from)
+{
+	memcpy(to, from, b->x->words * sizeof(*to));
+}
+
+/* ---- the conditions of one field ---------------------------------------------------- */
+
+/* Take the conditions of a field at hand; those that are tried late are none. False: there are none. */
+bool rule_builder_select(struct rule_builder *b, uint32_t field)
+{
+	const struct rule_index *x = b->x;
+	uint32_t i = 0;
+
+	while (i < x->conditions_count && x->conditions[i].field < field)
+		i++;
+	b->c = x->conditions + i;
+	b->count = 0;
+	memset(b->untested, 0xff, x->words * sizeof(*b->untested));
+	for (; i < x->conditions_count && x->conditions[i].field == field; i++) {
+		if (x->conditions[i].kind == CONDITION_SET)
+			continue;
+		rule_set_remove(b->untested, x->conditions[i].rule);
+		/* Sets stand behind prefixes. */
+		b->count++;
+	}
+	/* Bits behind the last rule stay 0. */
+	for (uint32_t rule = x->count; rule < x->words * 64; rule++)
+		rule_set_remove(b->untested, rule);
+	return b->count > 0;
+}
+
+/* b->set: the rules that a value satisfies, by ranges. */
+void rule_builder_collect(struct rule_builder *b, uint64_t value)
+{
+	rule_builder_copy(b, b->set, b->untested);
+	for (uint32_t i = 0; i < b->count; i++) {
+		const struct condition *c = &b->c[i];
+
+		if (c->kind == CONDITION_RANGE && value >= c->first && value <= c->last)
+			rule_set_add(b->set, c->rule);
+	}
+}
+
+void rule_builder_use(struct rule_builder *b, uint32_t axis)
+{
+	struct rule_index *x = b->x;
+
+	x->axis[x->axes++] = (uint8_t)axis;
+	if (axis < CHANGEABLE)
+		x->staying++;
+	if (axis == AXIS_APPLICATION)
+		x->tests |= RULE_SETS_APPLICATION;
+	if (axis == AXIS_EXPERIMENT || axis == AXIS_ACTIVITY)
+		x->tests |= RULE_SETS_EXPERIMENT;
+	if (axis == AXIS_ACTIVITY)
+		x->tests |= RULE_SETS_ACTIVITY;
+}
