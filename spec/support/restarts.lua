@@ -30,7 +30,8 @@ local meta = { __index = methods }
 ---@return table scene with a, b, d (the daemon), sink
 function restarts.new(options)
   local a, b = netns.pair()
-  local self = setmetatable({ a = a, b = b, marked = options.marked, rules = options.rules, dir = temp.dir(), next_flow = 0, ended = 0, packets = 0 },
+  local self = setmetatable({ a = a, b = b, marked = options.marked, rules = options.rules, dir = temp.dir(),
+    next_flow = 0, ended = 0, packets = 0 },
     meta)
   netns.veth(a, "eth1", b, "eth1")
   a:add_address("eth1", STREAM_SRC .. "/64")
