@@ -16,6 +16,7 @@ static struct {
 	struct state_running *volatile running;
 	volatile sig_atomic_t installed;
 	volatile sig_atomic_t armed;
+	volatile sig_atomic_t guarding; /* watchdog_guard() */
 	volatile uint64_t seen_heartbeat;
 	volatile uint64_t seen_wall_ns;
 	volatile uint64_t seen_cpu_ns;
@@ -28,6 +29,9 @@ static struct {
 	uint32_t kind, number;
 	char name[sizeof(((struct state_running *)0)->name)];
 } outer[WATCHDOG_DEPTH_MAX];
+
+/* The note while there is no state file. */
+static struct state_running guarded;
 
 static uint64_t cpu_ns(void)
 {
@@ -44,10 +48,28 @@ static void set_timer(long ms)
 	setitimer(ITIMER_REAL, &timer, NULL);
 }
 
+static void write_text(const char *text)
+{
+	if (write(STDERR_FILENO, text, strlen(text)) < 0)
+		_exit(71);
+}
+
+/* Nothing else can bring events back: end, so that the supervisor starts us anew. */
+static void end(const struct state_running *running)
+{
+	write_text("flowd-lua: ");
+	if (!dog.guarding) {
+		write_text("a script hangs and the new image cannot be started\n");
+		_exit(70);
+	}
+	write_text(running->name);
+	write_text(": never came to its end while it was loaded (an endless loop?): nothing is started\n");
+	_exit(1);
+}
+
 /* Async-signal-safe: clock_gettime, setitimer, write, execve. */
 static void on_tick(int signal_number)
 {
-	static const char failed[] = "flowd-lua: a script hangs and the new image cannot be started\n";
 	struct state_running *running = dog.running;
 	int saved_errno = errno;
 	uint64_t wall, cpu;
@@ -70,17 +92,15 @@ static void on_tick(int signal_number)
 	} else if (cpu - dog.seen_cpu_ns >= WATCHDOG_CPU_LIMIT_MS * 1000000ULL ||
 		   wall - dog.seen_wall_ns >= WATCHDOG_WALL_LIMIT_MS * 1000000ULL) {
 		running->crashes++;
-		handover_exec();
-		/* Nothing else can bring events back: end, so that the supervisor starts us anew. */
-		if (write(STDERR_FILENO, failed, sizeof(failed) - 1) < 0)
-			_exit(71);
-		_exit(70);
+		if (!dog.guarding)
+			handover_exec();
+		end(running);
 	}
 	set_timer(WATCHDOG_TICK_MS);
 	errno = saved_errno;
 }
 
-int watchdog_start(struct state_running *running)
+static int install(struct state_running *running)
 {
 	struct sigaction action = {.sa_handler = on_tick, .sa_flags = SA_RESTART};
 
@@ -90,6 +110,20 @@ int watchdog_start(struct state_running *running)
 	dog.running = running;
 	dog.installed = 1;
 	return 0;
+}
+
+int watchdog_guard(void)
+{
+	int r = install(&guarded);
+
+	dog.guarding = r == 0;
+	return r;
+}
+
+int watchdog_start(struct state_running *running)
+{
+	dog.guarding = 0;
+	return install(running);
 }
 
 void watchdog_stop(void)

@@ -17,15 +17,20 @@
 #include "state.h"
 
 enum {
-	WATCHDOG_TICK_MS = 250,
+	WATCHDOG_TICK_MS = 100,
 	/* Hung: no progress for this long by the CPU clock (a loop), ... */
-	WATCHDOG_CPU_LIMIT_MS = 1000,
+	WATCHDOG_CPU_LIMIT_MS = 800,
 	/* ... or for this long by the wall clock (a call that blocks). A process that merely does not get the
 	 * CPU is not hung. */
 	WATCHDOG_WALL_LIMIT_MS = 10000,
 	/* Scripts within scripts whose notes are kept. */
 	WATCHDOG_DEPTH_MAX = 16,
 };
+
+/* Until watchdog_start(): a file of the configuration that never comes to its end while it is loaded ends the
+ * process with status 1 and the file's name on standard error. There is nothing yet that could go on. 0 or
+ * -errno. */
+FFI_EXPORT int watchdog_guard(void);
 
 /* Install the handler (SIGALRM). `running` is where the note is written: borrowed until
  * watchdog_stop(). Returns 0 or -errno. */

@@ -108,6 +108,18 @@ describe("a script that never returns", function()
     end)
   end
 
+  it("while the very first configuration is loaded is named, and nothing is started", function()
+    local dir = temp.dir()
+    local conf = temp.write(dir .. "/conf.lua", "while true do end")
+    for _, command in ipairs({ "run", "check" }) do
+      local before = process.now()
+      local result = process.run({ daemon.binary(), "--conf", conf, command, seconds = 60 })
+      assert.equal(1, result.code, result.stderr)
+      assert.is_truthy(result.stderr:find(conf, 1, true), result.stderr)
+      assert.is_true(process.now() - before < SECONDS)
+    end
+  end)
+
   it("may be followed by another one", function()
     local d = start({ rules = compiled .. pattern .. innocent })
     d:write(lines(0, 9) .. line(6666) .. line(6668) .. lines(10, 19))

@@ -1,4 +1,5 @@
 -- SPDX-License-Identifier: Apache-2.0
+local api = require("flowd.api")
 local cli = require("flowd.cli")
 local log = require("flowd.log")
 local snapshot = require("flowd.snapshot")
@@ -13,6 +14,7 @@ Nothing is started when the configuration has an error.]],
     { name = "--user", value = "USER", doc = "Become this user when started as root. Overrides the configuration." },
   },
   run = function(_, options)
+    api.watchdog_guard()
     -- The process before us hung: what it ran is what runs, without the script that hung.
     local kept = snapshot.take()
     local ok, config = pcall(cli.load_config, options, kept)
