@@ -43,7 +43,9 @@ end
 -- What writes into a table past its metatable keeps off those that are closed.
 local function open_only(name, fn)
   return function(t, ...)
-    if type(t) == "table" and getmetatable(t) == false then error(("table.%s: %s cannot be changed"):format(name, tostring(t)), 2) end
+    if type(t) == "table" and getmetatable(t) == false then
+      error(("table.%s: %s cannot be changed"):format(name, tostring(t)), 2)
+    end
     return fn(t, ...)
   end
 end

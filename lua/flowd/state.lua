@@ -67,7 +67,9 @@ end
 
 local function behind(self, what)
   local object = held[self]
-  if not object then error(("expected a %s: write %s with a colon"):format(what, what == "counter" and "counter:add()" or "table:get(key)"), 3) end
+  if not object then
+    error(("expected a %s: write %s with a colon"):format(what, what == "counter" and "counter:add()" or "table:get(key)"), 3)
+  end
   return object
 end
 

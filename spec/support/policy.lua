@@ -57,7 +57,7 @@ function support.fill(e, fields)
   e.key.src_port, e.key.dst_port = fields.src_port or 1094, fields.dst_port or 40000
   e.key.protocol = protocols[fields.protocol or "tcp"]
   e.state = states[fields.state or "start"]
-  e.time_us = 1700000000250000ULL
+  e.time_us = fields.time and fields.time * 1e6 or 1700000000250000ULL
   e.start_us = 1700000000000000ULL
   e.route, e.slot = -1, -1
   e.source = fields.plugin == "http" and 2 or 1

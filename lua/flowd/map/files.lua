@@ -50,7 +50,8 @@ local function run(unbound, text)
   if not chunk then return nil, source_lines.whole_path(message, unbound.path) end
   local mark = watch.enter("file", unbound.path)
   local ok, value = xpcall(chunk, function(err)
-    return type(err) == "string" and source_lines.whole_path(err, unbound.path) or ("%s: error object is no string (%s)"):format(unbound.path, type(err))
+    if type(err) ~= "string" then return ("%s: error object is no string (%s)"):format(unbound.path, type(err)) end
+    return source_lines.whole_path(err, unbound.path)
   end)
   watch.leave(mark)
   if not ok then return nil, value end
