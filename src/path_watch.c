@@ -40,6 +40,21 @@ int path_watch_open(const char *path)
 	return fd;
 }
 
+int path_watch_open_file(const char *path)
+{
+	int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	int err;
+
+	if (fd < 0)
+		return -errno;
+	if (inotify_add_watch(fd, path, IN_MODIFY) < 0) {
+		err = -errno;
+		close(fd);
+		return err;
+	}
+	return fd;
+}
+
 static int judge(const struct inotify_event *event, const char *name)
 {
 	if (event->mask & (IN_DELETE_SELF | IN_MOVE_SELF | IN_IGNORED | IN_UNMOUNT))
@@ -69,6 +84,12 @@ int path_watch_read(int fd, const char *path)
 
 #else
 
+int path_watch_open_file(const char *path)
+{
+	(void)path;
+	return -ENOSYS;
+}
+
 int path_watch_open(const char *path)
 {
 	(void)path;
@@ -83,6 +104,14 @@ int path_watch_read(int fd, const char *path)
 }
 
 #endif
+
+void path_watch_drain(int fd)
+{
+	char buffer[4096];
+
+	while (read(fd, buffer, sizeof(buffer)) > 0)
+		;
+}
 
 void path_watch_close(int fd)
 {

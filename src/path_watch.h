@@ -21,6 +21,11 @@ enum {
  * where there is no inotify. */
 FFI_EXPORT int path_watch_open(const char *path);
 
+/* Watch what is written to the file itself, wherever it is moved to. The descriptor is readable after a
+ * change; path_watch_drain() makes it silent again. -errno as above. */
+FFI_EXPORT int path_watch_open_file(const char *path);
+FFI_EXPORT void path_watch_drain(int fd);
+
 /* Take all events that wait; returns PATH_WATCH_* bits as far as they concern `path`. */
 FFI_EXPORT int path_watch_read(int fd, const char *path);
 

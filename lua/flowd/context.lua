@@ -204,6 +204,9 @@ end
 --- Read a FIFO. See flowd.fifo.
 function methods:fifo(options) return require("flowd.fifo").open(self, options) end
 
+--- Follow a log file. See flowd.follow.
+function methods:follow(options) return require("flowd.follow").open(self, options) end
+
 --- Connect by TCP or to a Unix socket, with or without TLS. See flowd.net.stream.
 function methods:connect(options, callback) return require("flowd.net.stream").connect(self, options, callback) end
 

@@ -62,6 +62,11 @@ counters.help = {
   flowd_lines_total = "Lines that became events.",
   flowd_map_files_stale = "Files of maps that are wrong as they are now: what they said before is in use.",
   flowd_map_files_total = "Changed files of maps, by result: ok, or refused for an error.",
+  flowd_log_errors_total = "Times that a log file which a plugin follows could not be read.",
+  flowd_log_lines_refused_total = "Lines of log files that plugins follow which were longer than allowed.",
+  flowd_log_lines_total = "Lines of log files that plugins follow.",
+  flowd_log_rotations_total = "Times that a log file was replaced or truncated, by what was found: renamed, truncated, "
+    .. "lost (truncated, and no copy of what was in it).",
   flowd_marker_added_total = "Flows that were marked.",
   flowd_marker_adopted = "Whether the marks of a process before this one were taken over at the start: 1 or 0.",
   flowd_marker_changed_total = "Marks that were given another label, by a new start of an open flow.",
