@@ -36,8 +36,8 @@ struct headers_ipv6 {
 };
 
 struct headers_addresses {
-	__u32 src[4];
-	__u32 dst[4];
+	__u64 src[2];
+	__u64 dst[2];
 };
 
 struct headers_extension {
@@ -121,7 +121,7 @@ static __always_inline const struct headers_plain *headers_find_plain(struct __s
 	const void *data = (const void *)(long)skb->data;
 	const struct headers_plain *plain = data + link;
 
-	if ((const void *)(plain + 1) > (const void *)(long)skb->data_end)
+	if ((const void *)(&plain->ports + 1) > (const void *)(long)skb->data_end)
 		return NULL;
 	if (link == HEADERS_ETHERNET && *((const __u16 *)plain - 1) != bpf_htons(0x86DD))
 		return NULL;

@@ -24,7 +24,7 @@ return {
 
   -- How many flows can be open at once. Memory is taken as flows come, at most 256 octets each. A
   -- flow beyond that is refused, counted and logged; no open flow is ever pushed out. Expects an
-  -- integer from 1 to 100000000 flows.
+  -- integer from 1 to 16777216 flows.
   max_flows = 1000000,
 
   -- How long ending all open flows and sending their last messages may take when the daemon stops.
@@ -186,6 +186,11 @@ return {
       -- none, and then removed at the end unless others use it. auto: tcx where the kernel has it,
       -- else clsact. Expects one of auto, tcx, clsact.
       method = "auto",
+
+      -- How long packets are marked after the daemon was killed and did not come back; 0 is for
+      -- ever. While it runs it renews this all the time, and the next start finds its flows as they
+      -- were. Expects seconds from 0 to 2147483647 (a number, or "500ms", "30s", "5m", "1h", "1d").
+      lease = "5m",
 
       -- true: the daemon does not start without it. Otherwise a failure to start is logged and
       -- counted, and the others run.

@@ -106,9 +106,13 @@ static char *put_flow_id(char *p, const struct flow_key *key)
 
 static char *put_usage(char *p, const struct flow_event *event)
 {
-	p = PUT(p, "\"usage\":{\"received\":");
-	p = decimal_put(p, event->bytes_received);
-	p = PUT(p, ",\"sent\":");
+	p = PUT(p, "\"usage\":{");
+	if (event->flags & EVENT_HAS_BYTES) {
+		p = PUT(p, "\"received\":");
+		p = decimal_put(p, event->bytes_received);
+		p = PUT(p, ",");
+	}
+	p = PUT(p, "\"sent\":");
 	p = decimal_put(p, event->bytes_sent);
 	return PUT(p, "},");
 }
@@ -137,7 +141,7 @@ static size_t encode(char *out, const struct firefly_style *style, const struct 
 		p = put_header(p, style, now_us);
 	p = put_lifecycle(p, event, now_us);
 	p = put_flow_id(p, &event->key);
-	if (event->flags & EVENT_HAS_BYTES)
+	if (event->flags & (EVENT_HAS_BYTES | EVENT_HAS_SENT))
 		p = put_usage(p, event);
 	p = put_context(p, event);
 	return (size_t)(p - out);

@@ -72,6 +72,8 @@ enum marker_packet {
 	MARKER_TRUNCATED,  /* ends before its ports */
 	MARKER_EXTENSIONS, /* more extension headers than are walked */
 	MARKER_WRITE,	   /* the kernel refused the write (out of memory) */
+	MARKER_REUSED,	   /* of a marked flow's 5-tuple, from another TCP socket */
+	MARKER_EXPIRED,	   /* of a marked flow, but the daemon has not renewed its lease */
 	MARKER_PACKET_KINDS,
 };
 

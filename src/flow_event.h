@@ -16,6 +16,7 @@ enum {
 	EVENT_DROPPED = 1 << 3,	  /* a rule said drop */
 	EVENT_DELIVER = 1 << 4,	  /* backends act on it (set by flow_table_commit) */
 	EVENT_REOPENED = 1 << 5,  /* an end for the same 5-tuple precedes it in the batch */
+	EVENT_HAS_SENT = 1 << 6,  /* bytes_sent is known, bytes_received is not */
 };
 
 struct flow_event {

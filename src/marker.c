@@ -10,23 +10,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <linux/if_arp.h> /* after net/if.h */
 
 #include "label.skel.h"
 #include "log.h"
-#include "marker_filter.h"
 #include "marker_internal.h"
 #include "privileges.h"
-
-_Static_assert(sizeof(((struct marker_counts *)0)->packets) == MARKER_PACKET_KINDS * sizeof(uint64_t),
-	       "a counter for every enum marker_packet");
-_Static_assert(sizeof(((struct marker_counts *)0)->refused) == MARKER_REFUSALS * sizeof(uint64_t),
-	       "a counter for every enum marker_refusal");
-_Static_assert(sizeof(((struct label_bpf__bss *)0)->local_ports) * 8 == 65536, "a bit for every port");
-_Static_assert(sizeof(((struct label_bpf__bss *)0)->flow_filter) * 8 == MARKER_FILTER_BITS,
-	       "a bit for every hash");
 
 /* libbpf's messages are details of errors that we report by ourselves. */
 static int print_libbpf(enum libbpf_print_level level, const char *format, va_list args)
@@ -48,26 +40,18 @@ static void add_hint(int r, uint32_t needed, char *error, size_t error_size)
 
 	if (r == -EPERM || r == -EACCES)
 		privileges_explain(needed, error + used, error_size - used);
+	else if (r == -ESRCH)
+		snprintf(error + used, error_size - used,
+			 " (it takes a kernel that describes its types: CONFIG_DEBUG_INFO_BTF)");
 }
 
 /* Make a marker whose maps are those that are pinned, or new ones. 0 or -errno. */
 static int load(struct marker *m, uint32_t marks_max)
 {
-	int r;
+	int r = marks_max > 0 ? marker_load(m, marks_max) : -EINVAL;
 
-	m->skeleton = label_bpf__open();
-	if (!m->skeleton)
-		return -errno;
-	r = bpf_map__set_max_entries(m->skeleton->maps.marks, marks_max);
-	if (r < 0)
-		return r;
-	m->reused = marker_pins_reuse(&m->pins, m->skeleton->obj);
-	r = label_bpf__load(m->skeleton);
-	if (r < 0)
-		return r;
-	r = marker_table_open(&m->table, bpf_map__fd(m->skeleton->maps.marks),
-			      (uint64_t *)m->skeleton->bss->local_ports,
-			      (uint64_t *)m->skeleton->bss->flow_filter);
+	if (r == 0)
+		r = marker_table_open(&m->table, marks_max);
 	return r == 0 && m->reused ? marker_table_adopt(&m->table) : r;
 }
 
@@ -78,11 +62,12 @@ struct marker *marker_open_pinned(uint32_t marks_max, const char *directory, cha
 
 	if (!m)
 		goto fail;
+	m->clock_program = -1;
 	libbpf_set_print(print_libbpf);
-	m->cpus = libbpf_num_possible_cpus();
-	m->cpu_values = calloc(m->cpus > 0 ? (size_t)m->cpus : 1, sizeof(*m->cpu_values));
-	if (!m->cpu_values)
+	r = libbpf_num_possible_cpus();
+	if (r < 0)
 		goto fail;
+	m->cpus = (uint32_t)r;
 	if (directory) {
 		marker_pins_open(&m->pins, directory);
 		m->adopting = true;
@@ -107,24 +92,21 @@ bool marker_adopted(const struct marker *m)
 	return m->reused;
 }
 
-uint64_t *marker_counted(struct marker *m)
-{
-	return (uint64_t *)m->skeleton->bss->counted;
-}
-
 void marker_settle(struct marker *m)
 {
 	if (!m->adopting)
 		return;
 	marker_flush(m);
 	marker_table_settle(&m->table);
+	marker_load_writer(m);
 	for (uint32_t i = 0; i < m->links_count; i++) {
-		int r = marker_link_renew(&m->links[i]);
+		struct marker_link *link = &m->links[i];
+		int r = link->pending ? marker_link_renew(link, marker_load_program(m, link->bare)) : 0;
 
 		/* Not alive without its program: whoever asks finds out and attaches anew. */
 		if (r < 0)
-			log_warn("marker: interface %s: cannot go on with what is attached: %s",
-				 m->links[i].name, strerror(-r));
+			log_warn("marker: interface %s: cannot go on with what is attached: %s", link->name,
+				 strerror(-r));
 	}
 	m->adopting = false;
 	if (!m->reused)
@@ -145,8 +127,11 @@ void marker_close(struct marker *m)
 		log_warn("marker: %s is left: %s", m->pins.directory,
 			 r == -ENOTEMPTY ? "something that is not ours is in it" : strerror(-r));
 	free(m->links);
-	free(m->cpu_values);
 	marker_table_close(&m->table);
+	if (m->cpu)
+		munmap(m->cpu, m->cpus * sizeof(*m->cpu));
+	if (m->clock_program >= 0)
+		close(m->clock_program);
 	label_bpf__destroy(m->skeleton);
 	free(m);
 }
@@ -160,8 +145,8 @@ static struct marker_link *find_link(const struct marker *m, const char *interfa
 	return NULL;
 }
 
-/* The program for an interface, by what its packets start with: its descriptor or -errno. */
-static int program_for(const struct marker *m, const char *interface, char *error, size_t error_size)
+/* Does the first octet of an interface's packets belong to the IP header? 1, 0 or -errno. */
+static int is_bare(const char *interface, char *error, size_t error_size)
 {
 	struct ifreq request = {0};
 	int fd = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -179,7 +164,7 @@ static int program_for(const struct marker *m, const char *interface, char *erro
 	switch (request.ifr_hwaddr.sa_family) {
 	case ARPHRD_ETHER:
 	case ARPHRD_LOOPBACK:
-		return bpf_program__fd(m->skeleton->progs.label_ethernet);
+		return 0;
 	case ARPHRD_NONE: /* tun, wireguard */
 	case ARPHRD_PPP:
 	case ARPHRD_RAWIP:
@@ -188,7 +173,7 @@ static int program_for(const struct marker *m, const char *interface, char *erro
 	case ARPHRD_SIT:
 	case ARPHRD_IPGRE:
 	case ARPHRD_IP6GRE:
-		return bpf_program__fd(m->skeleton->progs.label_bare);
+		return 1;
 	}
 	snprintf(error, error_size, "interface %s: packets of its kind (ARPHRD type %u) cannot be marked",
 		 interface, request.ifr_hwaddr.sa_family);
@@ -197,8 +182,8 @@ static int program_for(const struct marker *m, const char *interface, char *erro
 
 int marker_attach(struct marker *m, const char *interface, int method, char *error, size_t error_size)
 {
-	struct marker_link link = {.fd = -1, .next_program = -1}, *links;
-	int program, r;
+	struct marker_link link = {.fd = -1}, *links;
+	int r;
 
 	if (find_link(m, interface)) {
 		snprintf(error, error_size, "interface %s: marked already", interface);
@@ -210,16 +195,25 @@ int marker_attach(struct marker *m, const char *interface, int method, char *err
 		return -ENODEV;
 	}
 	snprintf(link.name, sizeof(link.name), "%s", interface);
-	program = program_for(m, interface, error, error_size);
-	if (program < 0)
-		return program;
+	r = is_bare(interface, error, error_size);
+	if (r < 0)
+		return r;
+	link.bare = r == 1;
+	r = link.bare ? marker_load_bare(m) : 0;
+	if (r < 0) {
+		snprintf(error, error_size, "interface %s: cannot load its program: %s", interface,
+			 strerror(-r));
+		add_hint(r, PRIVILEGES_ALL, error, error_size);
+		return r;
+	}
 	links = realloc(m->links, (m->links_count + 1) * sizeof(*links));
 	if (!links) {
 		snprintf(error, error_size, "interface %s: out of memory", interface);
 		return -ENOMEM;
 	}
 	m->links = links;
-	r = marker_link_attach(&link, &m->pins, program, method, m->adopting, error, error_size);
+	r = marker_link_attach(&link, &m->pins, marker_load_program(m, link.bare), method, m->adopting, error,
+			       error_size);
 	if (r < 0) {
 		add_hint(r, PRIVILEGE_NET_ADMIN, error, error_size);
 		return r;
@@ -273,31 +267,28 @@ int marker_attached(const struct marker *m, const char *interface)
 	return link && marker_link_alive(link) ? link->method : -ENOENT;
 }
 
-void marker_counts(const struct marker *m, struct marker_counts *out)
+void marker_forget_sockets(struct marker *m)
 {
-	int fd = bpf_map__fd(m->skeleton->maps.packets);
+	struct marker_flows *f = &m->table.flows;
 
-	*out = m->table.counts;
-	for (uint32_t kind = 0; kind < MARKER_PACKET_KINDS; kind++) {
-		if (bpf_map_lookup_elem(fd, &kind, m->cpu_values) < 0)
-			continue;
-		for (int i = 0; i < m->cpus; i++)
-			out->packets[kind] += m->cpu_values[i];
+	for (uint32_t at = 0; at < f->capacity; at++) {
+		if (marker_flows_taken(f, at))
+			marker_flows_forget_socket(f, at);
 	}
 }
 
-int marker_run(const struct marker *m, bool ethernet, struct marker_packet_run *run)
+int marker_run(struct marker *m, bool ethernet, struct marker_packet_run *run)
 {
-	const struct bpf_program *program =
-		ethernet ? m->skeleton->progs.label_ethernet : m->skeleton->progs.label_bare;
 	struct bpf_test_run_opts opts = {.sz = sizeof(opts),
 					 .data_in = run->packet,
 					 .data_size_in = run->length,
 					 .data_out = run->out,
 					 .data_size_out = run->length,
 					 .repeat = (int)run->repeat};
-	int r = bpf_prog_test_run_opts(bpf_program__fd(program), &opts);
+	int r = ethernet ? 0 : marker_load_bare(m);
 
+	if (r == 0)
+		r = bpf_prog_test_run_opts(marker_load_program(m, !ethernet), &opts);
 	if (r < 0)
 		return r;
 	run->out_length = opts.data_size_out;

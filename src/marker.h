@@ -34,8 +34,8 @@ enum marker_refusal {
 };
 
 struct marker_counts {
-	uint64_t packets[8]; /* by enum marker_packet, all CPUs */
-	uint64_t open;	     /* marks that are in the table now */
+	uint64_t packets[10]; /* by enum marker_packet, all CPUs */
+	uint64_t open;	      /* marks that are in the table now */
 	uint64_t added;
 	uint64_t changed; /* new label for an open flow */
 	uint64_t removed;
@@ -52,7 +52,7 @@ FFI_EXPORT struct marker *marker_open(uint32_t marks_max, char *error, size_t er
 /*
  * The same, with tables and links pinned in `directory` of a BPF file system (marker_pins.h), where
  * the next process finds them. What an earlier process left there is taken over: its tables when they
- * are of this layout and size, its links and filters in any case. They go on with its program and
+ * are of this layout, its links and filters in any case. They go on with its program and
  * marks until marker_settle. Where nothing can be pinned a log line says so, and the rest works.
  */
 FFI_EXPORT struct marker *marker_open_pinned(uint32_t marks_max, const char *directory, char *error,
@@ -68,9 +68,12 @@ FFI_EXPORT void marker_settle(struct marker *m);
 /* Were the tables of an earlier process taken over? */
 FFI_EXPORT bool marker_adopted(const struct marker *m);
 
-/* For the caller, pinned with the counters: how many packets of each enum marker_packet it has
- * brought to account. Valid until marker_close. */
-FFI_EXPORT uint64_t *marker_counted(struct marker *m);
+/*
+ * The lease: marking ends by itself when this is not called again within so many seconds, at most
+ * 2^31, and goes on when it is, in the next process too. 0: it does not end. A clock of the
+ * kernel's ticks is compared, so it is right to some hundredths of a second. 0 or -errno.
+ */
+FFI_EXPORT int marker_lease(struct marker *m, uint32_t seconds);
 
 /* Tell of interfaces that come and go: a descriptor that becomes readable when links change, or
  * -errno. marker_watch_read takes what has come: true when an interface has come, gone or changed. */
@@ -110,11 +113,49 @@ FFI_EXPORT int marker_attached(const struct marker *m, const char *interface);
 FFI_EXPORT void marker_queue(struct marker *m, const struct flow_event *events, uint32_t count,
 			     uint32_t route_bit);
 
-/* Bring queued marks into the table, in a few system calls. */
+/* Bring queued marks into the table: no system call, unless the table must grow. */
 FFI_EXPORT void marker_flush(struct marker *m);
 
 /* What happened so far. */
 FFI_EXPORT void marker_counts(const struct marker *m, struct marker_counts *out);
+
+/* What was marked of an experiment's activity. */
+struct marker_class {
+	uint16_t experiment; /* 0: flows of those beyond the first 1,008 pairs */
+	uint16_t activity;
+	uint32_t spare;
+	uint64_t packets; /* on the wire */
+	uint64_t octets;  /* from the IPv6 headers on */
+};
+
+enum { MARKER_CLASSES_MAX = 1024 };
+
+/*
+ * As marker_counts, but `packets` are only those that this was not asked about before, by whatever
+ * process: what marked while none ran is among them. So are what it writes to `classes`, room for
+ * MARKER_CLASSES_MAX: how many.
+ */
+FFI_EXPORT uint32_t marker_account(struct marker *m, struct marker_counts *out, struct marker_class *classes);
+
+/* What the program knows of a flow that is marked. */
+struct marker_usage {
+	uint64_t packets; /* marked ones, on the wire */
+	uint64_t octets;  /* of those, from the IPv6 headers on */
+	uint64_t cookie;  /* of the TCP socket that sends them; 0: no packet was seen, or none from a socket
+			     here */
+};
+
+/* 0, or -ENOENT: the flow is not marked. */
+FFI_EXPORT int marker_flow_usage(const struct marker *m, const struct flow_key *key,
+				 struct marker_usage *out);
+
+/* Of ends that tell of no octets: those sent by marked flows for which nothing else knows them, UDP
+ * and what is forwarded (bytes_sent, EVENT_HAS_SENT). */
+FFI_EXPORT void marker_fill_usage(const struct marker *m, struct flow_event *events, uint32_t count);
+
+/* Memory of the kernel's that the table takes, in octets, and for how many flows it has room. */
+FFI_EXPORT uint64_t marker_memory(const struct marker *m);
+FFI_EXPORT uint32_t marker_room(const struct marker *m);
 
 /* A packet for marker_run, and what became of it. */
 struct marker_packet_run {
@@ -127,11 +168,14 @@ struct marker_packet_run {
 	uint32_t duration_ns; /* of one run, on average */
 };
 
+/* The next TCP packet's socket is the flow's, of every flow. For tests: each run has a socket of its own. */
+FFI_EXPORT void marker_forget_sockets(struct marker *m);
+
 /*
  * Run the program on a packet, without any interface (BPF_PROG_TEST_RUN); ethernet: it begins
  * with an Ethernet header. For tests and benchmarks. 0 or -errno: -EINVAL for packets shorter
  * than the kernel takes.
  */
-FFI_EXPORT int marker_run(const struct marker *m, bool ethernet, struct marker_packet_run *run);
+FFI_EXPORT int marker_run(struct marker *m, bool ethernet, struct marker_packet_run *run);
 
 #endif

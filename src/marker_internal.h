@@ -4,41 +4,58 @@
 #define MARKER_INTERNAL_H
 
 #include "marker.h"
+#include "marker_flows.h"
 #include "marker_pins.h"
 
+struct bpf_map;
 struct bpf_object;
 struct label_bpf; /* the skeleton of bpf/label.bpf.c */
 
 /* A change of the table that waits for marker_flush. */
 struct marker_change {
 	struct flow_key key;
-	uint32_t slot;	/* of the flow that the key belongs to when the batch is done */
 	uint32_t label; /* when `marked` */
 	bool was_marked;
 	bool marked;
+	bool new_flow; /* the one that was marked has ended before */
+	bool restart;  /* announced anew: its socket may be another one */
 };
 
 enum {
 	MARKER_CHANGES_MAX = FLOW_BATCH_MAX,
 	MARKER_INDEX_SIZE = 4 * MARKER_CHANGES_MAX, /* a power of two */
+	MARKER_TAGS = 1 << 15,			    /* experiment << 6 | activity */
+};
+
+#define MARKER_NOWHERE UINT32_MAX
+
+/* The table of marker_flows.h, in our address space. Positions are numbers of entries. */
+struct marker_flows {
+	void *base; /* mapped */
+	size_t size;
+	uint64_t *tags;
+	struct marker_entry *entries;
+	uint32_t capacity;
+	uint32_t bucket_mask;
+	uint32_t used; /* entries; not counted by marker_flows_map */
+	uint64_t seed;
 };
 
 /* The marks, seen from here. */
 struct marker_table {
-	int fd;		       /* of the BPF hash; borrowed from the skeleton */
+	struct marker_flows flows;
 	uint64_t *local_ports; /* the program's bitmap; borrowed, mapped */
-	uint64_t *flow_filter; /* likewise: by marker_filter_bit() */
+	uint16_t *classes;     /* the program's too: what each class is of */
+	uint16_t *class_of;    /* experiment << 6 | activity to class; owned */
+	uint32_t classes_used; /* up to this number */
 	uint32_t *port_flows;  /* marked flows of each local port: 65,536 */
-	uint32_t *bit_flows;   /* marked flows of each bit of the filter */
-	uint32_t *slot;	       /* each slot of the flow table: print of its key that is in the hash, or 0 */
-	uint32_t slots;	       /* allocated; grows */
-	uint32_t changes;      /* queued */
+	uint8_t *stale;	       /* while taking over: the entries that no flow has claimed; owned */
+	uint32_t marks_max;
+	uint64_t grow_after_ns; /* not before: the last attempt failed */
+	uint32_t changes;	/* queued */
 	struct marker_change change[MARKER_CHANGES_MAX];
 	/* Finds a queued change by its key: 1 + number of the change; open addressing. */
 	uint16_t index[MARKER_INDEX_SIZE];
-	struct flow_key keys[MARKER_CHANGES_MAX]; /* what the system calls take */
-	uint32_t labels[MARKER_CHANGES_MAX];
-	struct marker_stale *stale;  /* while taking over: marks that no flow has claimed; owned */
 	struct marker_counts counts; /* but for `packets`, which the program counts */
 };
 
@@ -50,8 +67,9 @@ struct marker_link {
 	int fd;		    /* TCX: the link; owned */
 	uint32_t program;   /* clsact: id of our program */
 	bool qdisc_is_ours; /* clsact: we made the qdisc */
-	int next_program;   /* taken over, and still with the program of the process before: the
-			     * one that follows when all marks are set; else -1. Borrowed */
+	bool bare;	    /* its packets begin with the IP header */
+	bool pending;	    /* taken over, and still with the program of the process before: ours
+			     * follows when all marks are set */
 };
 
 /* Where things are pinned (marker_pins.h). */
@@ -65,41 +83,77 @@ struct marker {
 	struct label_bpf *skeleton; /* owned */
 	struct marker_link *links;  /* owned */
 	uint32_t links_count;
-	int cpus;	      /* possible ones */
-	uint64_t *cpu_values; /* room for a value of each; owned */
+	uint32_t cpus;		/* possible ones */
+	struct marker_cpu *cpu; /* of each; mapped */
+	int clock_program;	/* owned */
+	bool slow;		/* the kernel does not take label_write */
+	bool bare;		/* label_bare is loaded */
 	struct marker_pins pins;
 	bool adopting; /* until marker_settle: what the process before attached stays as it is */
 	bool reused;   /* its maps are ours now */
 	struct marker_table table;
 };
 
-int marker_table_open(struct marker_table *t, int fd, uint64_t *local_ports, uint64_t *flow_filter);
+/* -- the table: marker_flows.c -- */
+
+/* Elements of the array for a capacity, and back (0: none has so many). */
+uint32_t marker_flows_elements(uint32_t capacity);
+uint32_t marker_flows_capacity(uint32_t elements);
+
+int marker_flows_map(struct marker_flows *f, int fd, uint32_t capacity, uint64_t seed, bool write);
+void marker_flows_unmap(struct marker_flows *f);
+uint32_t marker_flows_find(const struct marker_flows *f, const struct flow_key *key);
+/* Of a flow that is not there. MARKER_NOWHERE: neither of its buckets has room. */
+uint32_t marker_flows_insert(struct marker_flows *f, const struct flow_key *key, uint32_t label,
+			     uint32_t class);
+/* Another label; new_flow: and another flow's, which has counted nothing. */
+void marker_flows_change(struct marker_flows *f, uint32_t at, uint32_t label, uint32_t class, bool new_flow);
+/* The next packet's socket is the flow's. */
+void marker_flows_forget_socket(struct marker_flows *f, uint32_t at);
+void marker_flows_remove(struct marker_flows *f, uint32_t at);
+bool marker_flows_read(const struct marker_flows *f, uint32_t at, struct marker_mark *out);
+bool marker_flows_taken(const struct marker_flows *f, uint32_t at);
+/* Is a taken entry in its place? */
+bool marker_flows_valid(const struct marker_flows *f, uint32_t at);
+uint16_t marker_flows_port(const struct marker_flows *f, uint32_t at);
+/* Copy an entry but for what it counted; then that, when no program looks into `from` any more. */
+uint32_t marker_flows_copy(struct marker_flows *to, const struct marker_flows *from, uint32_t at);
+void marker_flows_carry(struct marker_flows *to, uint32_t there, const struct marker_flows *from,
+			uint32_t at);
+
+/* -- programs and maps: marker_load.c -- */
+
+/* A capacity for so many marks. */
+uint32_t marker_capacity(uint64_t marks);
+/* Load the programs, with the pinned maps or new ones, and map those. 0 or -errno. */
+int marker_load(struct marker *m, uint32_t marks_max);
+/* Have label_bare too. 0 or -errno. */
+int marker_load_bare(struct marker *m);
+/* Give the table another capacity: no packet of a marked flow passes unmarked meanwhile. 0 or -errno: then
+ * it is as it was. */
+int marker_load_larger(struct marker *m, uint32_t capacity);
+/* The program for a link. */
+int marker_load_program(const struct marker *m, bool bare);
+/* Plain packets take the fast way from now on, where there is one. */
+void marker_load_writer(const struct marker *m);
+
+/* -- marks: marker_table.c -- */
+
+int marker_table_open(struct marker_table *t, uint32_t marks_max);
 void marker_table_close(struct marker_table *t);
-
-/* The marks of a process before this one (marker_stale.c). */
-struct marker_stale;
-/* Read those that are in the hash. 0 or -errno. */
-int marker_stale_read(struct marker_stale **out, int fd);
-/* Is this flow's mark among them, with that label? Then it is not any more. */
-bool marker_stale_take(struct marker_stale *s, const struct flow_key *key, uint32_t label);
-/* Remove the rest from the hash: how many. */
-uint64_t marker_stale_remove(const struct marker_stale *s, int fd);
-void marker_stale_free(struct marker_stale *s);
-uint32_t marker_key_hash(const struct flow_key *key);
-
-/* Take over the marks that are in the hash already: the process before set them. */
+/* Take over the marks that are in the table already: the process before set them. */
 int marker_table_adopt(struct marker_table *t);
 /* Remove those that no event has claimed since. */
 void marker_table_settle(struct marker_table *t);
 
 /*
- * Attach `program` and fill in all of *link but its name and ifindex. What a process before attached
+ * Attach `program` and fill in all of *link but its name, ifindex and `bare`. What a process before attached
  * goes on with its program when `keep` is set, until marker_link_renew. 0, or -errno and the reason.
  */
 int marker_link_attach(struct marker_link *link, const struct marker_pins *pins, int program_fd, int method,
 		       bool keep, char *error, size_t error_size);
-/* Give a link that was taken over our program, in place. 0 or -errno. */
-int marker_link_renew(struct marker_link *link);
+/* Give a link a program, in place of the one that it has. 0 or -errno. */
+int marker_link_renew(struct marker_link *link, int program_fd);
 void marker_link_detach(struct marker_link *link, const struct marker_pins *pins);
 /* Detach our clsact filter, if one is there. 1 = it was, 0 or -errno. */
 int marker_link_detach_filter(int ifindex, bool qdisc_is_ours);
@@ -133,7 +187,13 @@ bool marker_pins_is_bpf_fs(const char *path);
  * none, or (logged) they are of another layout or size. */
 bool marker_pins_reuse(const struct marker_pins *p, struct bpf_object *object);
 
-/* Pin the maps of a loaded object, in place of those that are pinned: at no time is one missing. */
+/* Capacity of the pinned table, 0 when there is none. */
+uint32_t marker_pins_capacity(const struct marker_pins *p);
+
+/* Pin a map in place of the one that is pinned: at no time is it missing. */
+void marker_pins_map(const struct marker_pins *p, const struct bpf_map *map);
+
+/* Pin the maps of a loaded object so, and note their layout. */
 void marker_pins_maps(const struct marker_pins *p, const struct bpf_object *object);
 
 /* The pinned TCX link of an interface: the caller's descriptor, or -ENOENT. A dead one is removed. */

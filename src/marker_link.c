@@ -52,8 +52,8 @@ static bool adopt_tcx(struct marker_link *link, const struct marker_pins *pins, 
 		return false;
 	link->fd = fd;
 	link->method = MARKER_TCX;
-	link->next_program = program_fd;
-	if (keep || marker_link_renew(link) == 0)
+	link->pending = true;
+	if (keep || marker_link_renew(link, program_fd) == 0)
 		return true;
 	close(fd);
 	marker_pins_remove_link(pins, link->ifindex);
@@ -72,7 +72,7 @@ static int attach_tcx(struct marker_link *link, const struct marker_pins *pins, 
 		return fd;
 	link->fd = fd;
 	link->method = MARKER_TCX;
-	link->next_program = -1;
+	link->pending = false;
 	marker_pins_add_link(pins, link->ifindex, fd);
 	return 0;
 }
@@ -176,10 +176,10 @@ static int attach_filter(struct marker_link *link, const struct marker_pins *pin
 	marker_pins_add_filter(pins, link->ifindex, link->qdisc_is_ours);
 	if (keep && there > 0) {
 		link->program = (uint32_t)there;
-		link->next_program = program_fd;
+		link->pending = true;
 		return 0;
 	}
-	link->next_program = -1;
+	link->pending = false;
 	r = put_filter(link, program_fd);
 	if (r == 0)
 		return 0;
@@ -190,18 +190,16 @@ static int attach_filter(struct marker_link *link, const struct marker_pins *pin
 	return r;
 }
 
-int marker_link_renew(struct marker_link *link)
+int marker_link_renew(struct marker_link *link, int program_fd)
 {
 	int r;
 
-	if (link->next_program < 0)
-		return 0;
 	if (link->method == MARKER_TCX)
-		r = bpf_link_update(link->fd, link->next_program, NULL);
+		r = bpf_link_update(link->fd, program_fd, NULL);
 	else
-		r = put_filter(link, link->next_program);
+		r = put_filter(link, program_fd);
 	if (r == 0)
-		link->next_program = -1;
+		link->pending = false;
 	return r;
 }
 

@@ -73,7 +73,12 @@ void marker_counts(const struct marker *m, struct marker_counts *out)
 	memset(out, 0, sizeof(*out));
 }
 
-int marker_run(const struct marker *m, bool ethernet, struct marker_packet_run *run)
+void marker_forget_sockets(struct marker *m)
+{
+	(void)m;
+}
+
+int marker_run(struct marker *m, bool ethernet, struct marker_packet_run *run)
 {
 	(void)m;
 	(void)ethernet;
@@ -98,10 +103,45 @@ bool marker_adopted(const struct marker *m)
 	return false;
 }
 
-uint64_t *marker_counted(struct marker *m)
+uint32_t marker_account(struct marker *m, struct marker_counts *out, struct marker_class *classes)
+{
+	(void)classes;
+	marker_counts(m, out);
+	return 0;
+}
+
+int marker_lease(struct marker *m, uint32_t seconds)
 {
 	(void)m;
-	return NULL;
+	(void)seconds;
+	return -EOPNOTSUPP;
+}
+
+int marker_flow_usage(const struct marker *m, const struct flow_key *key, struct marker_usage *out)
+{
+	(void)m;
+	(void)key;
+	(void)out;
+	return -ENOENT;
+}
+
+void marker_fill_usage(const struct marker *m, struct flow_event *events, uint32_t count)
+{
+	(void)m;
+	(void)events;
+	(void)count;
+}
+
+uint64_t marker_memory(const struct marker *m)
+{
+	(void)m;
+	return 0;
+}
+
+uint32_t marker_room(const struct marker *m)
+{
+	(void)m;
+	return 0;
 }
 
 int marker_watch_open(void)

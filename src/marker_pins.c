@@ -178,27 +178,53 @@ bool marker_pins_reuse(const struct marker_pins *p, struct bpf_object *object)
 	return true;
 }
 
-void marker_pins_maps(const struct marker_pins *p, const struct bpf_object *object)
+uint32_t marker_pins_capacity(const struct marker_pins *p)
 {
-	char layout[16];
-	const struct bpf_map *map;
+	struct bpf_map_info info = {0};
+	uint32_t size = sizeof(info);
+	pin_path path;
+	int fd, r;
+
+	if (!p->on)
+		return 0;
+	path_of(p, path, "map_flows");
+	fd = bpf_obj_get(path);
+	if (fd < 0)
+		return 0;
+	r = bpf_obj_get_info_by_fd(fd, &info, &size);
+	close(fd);
+	return r == 0 && info.value_size == MARKER_ENTRY_SIZE ? marker_flows_capacity(info.max_entries) : 0;
+}
+
+void marker_pins_map(const struct marker_pins *p, const struct bpf_map *map)
+{
 	pin_path path, fresh;
 	int r;
 
 	if (!p->on)
 		return;
+	map_path(p, path, map);
+	path_of(p, fresh, "map_new");
+	unlink(fresh);
+	r = bpf_obj_pin(bpf_map__fd(map), fresh);
+	if (r == 0 && rename(fresh, path) < 0)
+		r = -errno;
+	if (r < 0)
+		log_warn("marker: cannot pin %s: %s", path, strerror(-r));
+}
+
+void marker_pins_maps(const struct marker_pins *p, const struct bpf_object *object)
+{
+	char layout[16];
+	const struct bpf_map *map;
+	pin_path path;
+
+	if (!p->on)
+		return;
 	bpf_object__for_each_map(map, object)
 	{
-		if (!map_is_kept(map))
-			continue;
-		map_path(p, path, map);
-		path_of(p, fresh, "map_new");
-		unlink(fresh);
-		r = bpf_obj_pin(bpf_map__fd(map), fresh);
-		if (r == 0 && rename(fresh, path) < 0)
-			r = -errno;
-		if (r < 0)
-			log_warn("marker: cannot pin %s: %s", path, strerror(-r));
+		if (map_is_kept(map))
+			marker_pins_map(p, map);
 	}
 	path_of(p, path, layout_name);
 	snprintf(layout, sizeof(layout), "%d", MARKER_PINS_LAYOUT);

@@ -20,7 +20,7 @@
 
 enum {
 	/* Raise with every change of what a map of the program holds. Sizes are compared anyway. */
-	MARKER_PINS_LAYOUT = 2,
+	MARKER_PINS_LAYOUT = 3,
 	MARKER_PINS_PATH_SIZE = 576,
 };
 
@@ -59,13 +59,17 @@ FFI_EXPORT int marker_filters_clean(void);
 struct marker_mark {
 	struct flow_key key;
 	uint32_t label;
+	uint32_t spare;
+	uint64_t packets; /* marked ones, on the wire */
+	uint64_t octets;  /* of those, from the IPv6 headers on */
+	uint64_t cookie;  /* of the TCP socket that sends them; 0: unknown */
 };
 
 struct marker_marks;
 
 /* Read the marks that are pinned in a directory. NULL: there are none. The caller closes it. */
 FFI_EXPORT struct marker_marks *marker_marks_open(const char *directory);
-/* The next marks, at most `max` (512 or more): how many, 0 at the end, or -errno. */
+/* The next marks, at most `max`: how many, 0 at the end, or -errno. */
 FFI_EXPORT int marker_marks_read(struct marker_marks *marks, struct marker_mark *out, uint32_t max);
 FFI_EXPORT void marker_marks_close(struct marker_marks *marks);
 

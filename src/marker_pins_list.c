@@ -80,54 +80,38 @@ int marker_filters_clean(void)
 /* -- marks --------------------------------------------------------------------------- */
 
 struct marker_marks {
-	int fd;
-	bool begun, ended;
-	uint64_t position; /* the kernel's */
-	struct flow_key keys[MARKER_CHANGES_MAX];
-	uint32_t labels[MARKER_CHANGES_MAX];
+	struct marker_flows flows;
+	uint32_t next;
 };
 
 struct marker_marks *marker_marks_open(const char *directory)
 {
-	struct marker_marks *marks;
 	struct bpf_map_info info = {0};
-	uint32_t size = sizeof(info);
+	uint32_t size = sizeof(info), capacity = 0;
+	struct marker_marks *marks = calloc(1, sizeof(*marks));
 	char path[MARKER_PINS_PATH_SIZE];
 	int fd;
 
-	snprintf(path, sizeof(path), "%s/map_marks", directory);
-	fd = bpf_obj_get(path);
-	if (fd < 0)
-		return NULL;
-	if (bpf_obj_get_info_by_fd(fd, &info, &size) < 0 || info.key_size != sizeof(struct flow_key) ||
-	    info.value_size != sizeof(uint32_t)) {
-		close(fd);
-		return NULL;
+	snprintf(path, sizeof(path), "%s/map_flows", directory);
+	fd = marks ? bpf_obj_get(path) : -1;
+	if (fd >= 0 && bpf_obj_get_info_by_fd(fd, &info, &size) == 0 && info.value_size == MARKER_ENTRY_SIZE)
+		capacity = marker_flows_capacity(info.max_entries);
+	/* The hash is not needed, nor its seed. */
+	if (capacity == 0 || marker_flows_map(&marks->flows, fd, capacity, 0, false) < 0) {
+		free(marks);
+		marks = NULL;
 	}
-	marks = calloc(1, sizeof(*marks));
-	if (!marks) {
+	if (fd >= 0)
 		close(fd);
-		return NULL;
-	}
-	marks->fd = fd;
 	return marks;
 }
 
 int marker_marks_read(struct marker_marks *marks, struct marker_mark *out, uint32_t max)
 {
-	uint32_t count = max < MARKER_CHANGES_MAX ? max : MARKER_CHANGES_MAX;
-	int r;
+	uint32_t count = 0;
 
-	if (marks->ended)
-		return 0;
-	r = bpf_map_lookup_batch(marks->fd, marks->begun ? &marks->position : NULL, &marks->position,
-				 marks->keys, marks->labels, &count, NULL);
-	if (r < 0 && r != -ENOENT)
-		return r;
-	marks->begun = true;
-	marks->ended = r == -ENOENT;
-	for (uint32_t i = 0; i < count; i++)
-		out[i] = (struct marker_mark){.key = marks->keys[i], .label = marks->labels[i]};
+	while (count < max && marks->next < marks->flows.capacity)
+		count += marker_flows_read(&marks->flows, marks->next++, &out[count]);
 	return (int)count;
 }
 
@@ -135,6 +119,6 @@ void marker_marks_close(struct marker_marks *marks)
 {
 	if (!marks)
 		return;
-	close(marks->fd);
+	marker_flows_unmap(&marks->flows);
 	free(marks);
 }

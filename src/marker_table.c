@@ -1,37 +1,71 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * marker_table.c - which flows are marked: queued per batch, one change a flow, and brought
- * into the BPF hash and the program's set of local ports by as few system calls as possible.
+ * into the table and the program's set of local ports.
  */
 #include <arpa/inet.h>
-#include <bpf/bpf.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "clock.h"
+#include "label.h"
 #include "log.h"
-#include "marker_filter.h"
 #include "marker_internal.h"
 
-int marker_table_open(struct marker_table *t, int fd, uint64_t *local_ports, uint64_t *flow_filter)
+enum { RETRY_NS = 1000000000 };
+
+int marker_table_open(struct marker_table *t, uint32_t marks_max)
 {
-	t->fd = fd;
-	t->local_ports = local_ports;
-	t->flow_filter = flow_filter;
+	t->marks_max = marks_max;
 	t->port_flows = calloc(65536, sizeof(*t->port_flows));
-	t->bit_flows = calloc(MARKER_FILTER_BITS, sizeof(*t->bit_flows));
-	return t->port_flows && t->bit_flows ? 0 : -ENOMEM;
+	t->class_of = calloc(MARKER_TAGS, sizeof(*t->class_of));
+	if (!t->port_flows || !t->class_of)
+		return -ENOMEM;
+	t->classes_used = MARKER_CLASS_FIRST;
+	while (t->classes_used < MARKER_COUNTS && t->classes[t->classes_used] != 0) {
+		t->class_of[t->classes[t->classes_used] % MARKER_TAGS] = (uint16_t)t->classes_used;
+		t->classes_used++;
+	}
+	return 0;
 }
 
 void marker_table_close(struct marker_table *t)
 {
 	free(t->port_flows);
-	free(t->bit_flows);
-	free(t->slot);
-	marker_stale_free(t->stale);
+	free(t->class_of);
+	free(t->stale);
+	marker_flows_unmap(&t->flows);
 }
 
-uint32_t marker_key_hash(const struct flow_key *key)
+/* The totals that a label's packets belong to. */
+static uint32_t class_of(struct marker_table *t, uint32_t label)
+{
+	uint32_t tag = label_experiment(label) << 6 | label_activity(label);
+
+	if (t->class_of[tag] == 0 && tag != 0 && t->classes_used < MARKER_COUNTS) {
+		t->class_of[tag] = (uint16_t)t->classes_used;
+		t->classes[t->classes_used++] = (uint16_t)tag;
+	}
+	return t->class_of[tag];
+}
+
+/* The set of ports is read by the program on other CPUs. */
+static void port_add(struct marker_table *t, uint16_t port)
+{
+	if (t->port_flows[port]++ == 0)
+		__atomic_fetch_or(&t->local_ports[port / 64], 1ULL << (port % 64), __ATOMIC_RELEASE);
+}
+
+static void port_remove(struct marker_table *t, uint16_t port)
+{
+	if (--t->port_flows[port] == 0)
+		__atomic_fetch_and(&t->local_ports[port / 64], ~(1ULL << (port % 64)), __ATOMIC_RELEASE);
+}
+
+/* -- queue -------------------------------------------------------------------------- */
+
+static uint32_t key_hash(const struct flow_key *key)
 {
 	uint64_t word[5], hash = 0;
 
@@ -44,90 +78,24 @@ uint32_t marker_key_hash(const struct flow_key *key)
 	return (uint32_t)hash;
 }
 
-/* Never 0. */
-static uint32_t slot_print(const struct flow_key *key)
+/* The queued change of a flow; NULL when there is none, and then *entry is where it is to be noted. */
+static struct marker_change *change_of(struct marker_table *t, const struct flow_key *key, uint16_t **entry)
 {
-	return marker_key_hash(key) | 1;
-}
-
-/* Is this flow's mark in the hash? A slot whose flow went without an end that came here (its batch
- * failed) does not pass for that of the next flow. */
-static bool slot_marked(const struct marker_table *t, uint32_t slot, const struct flow_key *key)
-{
-	return slot < t->slots && t->slot[slot] == slot_print(key);
-}
-
-static int slot_set(struct marker_table *t, uint32_t slot, const struct flow_key *key)
-{
-	if (slot >= t->slots) {
-		uint32_t slots = slot + slot / 2 + 1024;
-		uint32_t *larger = realloc(t->slot, slots * sizeof(*larger));
-
-		if (!larger)
-			return -ENOMEM;
-		memset(larger + t->slots, 0, (slots - t->slots) * sizeof(*larger));
-		t->slot = larger;
-		t->slots = slots;
+	for (uint32_t at = key_hash(key);; at++) {
+		*entry = &t->index[at & (MARKER_INDEX_SIZE - 1)];
+		if (**entry == 0)
+			return NULL;
+		if (memcmp(&t->change[**entry - 1].key, key, sizeof(*key)) == 0)
+			return &t->change[**entry - 1];
 	}
-	t->slot[slot] = slot_print(key);
-	return 0;
 }
 
-/* The sets of ports and flows are read by the program on other CPUs. */
-static void bit_set(uint64_t *set, uint32_t number)
+static struct marker_change *change_new(struct marker_table *t, const struct flow_key *key, uint16_t *entry)
 {
-	__atomic_fetch_or(&set[number / 64], 1ULL << (number % 64), __ATOMIC_RELEASE);
-}
+	struct marker_change *c = &t->change[t->changes++];
 
-static void bit_clear(uint64_t *set, uint32_t number)
-{
-	__atomic_fetch_and(&set[number / 64], ~(1ULL << (number % 64)), __ATOMIC_RELEASE);
-}
-
-static void sets_add(struct marker_table *t, const struct flow_key *key)
-{
-	uint32_t number = marker_filter_bit(key->dst.word, key->src_port, key->dst_port);
-
-	if (t->bit_flows[number]++ == 0)
-		bit_set(t->flow_filter, number);
-	if (t->port_flows[key->src_port]++ == 0)
-		bit_set(t->local_ports, key->src_port);
-}
-
-static void sets_remove(struct marker_table *t, const struct flow_key *key)
-{
-	uint32_t number = marker_filter_bit(key->dst.word, key->src_port, key->dst_port);
-
-	if (--t->port_flows[key->src_port] == 0)
-		bit_clear(t->local_ports, key->src_port);
-	if (--t->bit_flows[number] == 0)
-		bit_clear(t->flow_filter, number);
-}
-
-/* -- queue -------------------------------------------------------------------------- */
-
-/* The queued change of a flow; a new one, not yet filled in but for its key, when there is none. */
-static struct marker_change *change_of(struct marker_table *t, const struct flow_key *key, bool *found)
-{
-	uint32_t at = marker_key_hash(key);
-	struct marker_change *c;
-
-	for (;; at++) {
-		uint16_t *entry = &t->index[at & (MARKER_INDEX_SIZE - 1)];
-
-		if (*entry == 0) {
-			*entry = (uint16_t)(t->changes + 1);
-			break;
-		}
-		c = &t->change[*entry - 1];
-		if (memcmp(&c->key, key, sizeof(*key)) == 0) {
-			*found = true;
-			return c;
-		}
-	}
-	c = &t->change[t->changes++];
-	c->key = *key;
-	*found = false;
+	*entry = (uint16_t)t->changes;
+	*c = (struct marker_change){.key = *key};
 	return c;
 }
 
@@ -152,22 +120,30 @@ static void refuse(struct marker_table *t, const struct flow_key *key, int error
 		    error == -E2BIG ? "the table of marks is full" : strerror(-error));
 }
 
-/* A mark that the process before set, if there is one for this event's flow and label, is ours now. */
-static void claim(struct marker_table *t, const struct flow_event *e)
+/* Is this flow's mark in the table? One that the process before set is ours when its label is right. */
+static bool is_marked(struct marker_table *t, const struct flow_event *e, bool wanted,
+		      struct marker_change *c)
 {
-	if (!marker_stale_take(t->stale, &e->key, e->label) || slot_set(t, (uint32_t)e->slot, &e->key) < 0)
-		return;
-	sets_add(t, &e->key);
-	t->counts.open++;
+	uint32_t at = marker_flows_find(&t->flows, &e->key);
+
+	if (at == MARKER_NOWHERE)
+		return false;
+	if (t->stale && t->stale[at] && wanted) {
+		t->stale[at] = 0;
+		t->counts.open++;
+		/* Not this flow's, if that is another. */
+		c->new_flow = (t->flows.entries[at].word & MARKER_WORD_LABEL) != e->label;
+	}
+	return true;
 }
 
 static void queue_event(struct marker *m, const struct flow_event *e, uint32_t route_bit)
 {
 	struct marker_table *t = &m->table;
 	bool wanted = e->state != FLOW_END && ((uint32_t)e->route & route_bit);
-	uint32_t slot = (uint32_t)e->slot;
-	struct marker_change *c;
-	bool had, found;
+	struct marker_change *c, first = {0};
+	uint16_t *entry;
+	bool had;
 
 	if (!(e->flags & EVENT_DELIVER) || e->slot < 0)
 		return;
@@ -177,24 +153,22 @@ static void queue_event(struct marker *m, const struct flow_event *e, uint32_t r
 	}
 	if (t->changes == MARKER_CHANGES_MAX)
 		marker_flush(m);
-	if (t->stale && wanted && !slot_marked(t, slot, &e->key))
-		claim(t, e);
-	had = slot_marked(t, slot, &e->key);
+	c = change_of(t, &e->key, &entry);
+	if (!c)
+		first.was_marked = first.marked = is_marked(t, e, wanted, &first);
+	had = c ? c->marked : first.marked;
 	/* Nothing to do: not ours, or marked with the tag that it keeps. */
-	if (had == wanted && (!wanted || e->flags & EVENT_DECIDED))
+	if (had == wanted && !first.new_flow && (!wanted || e->flags & EVENT_DECIDED))
 		return;
-	if (wanted && slot_set(t, slot, &e->key) < 0) {
-		refuse(t, &e->key, -ENOMEM);
-		return;
+	if (!c) {
+		c = change_new(t, &e->key, entry);
+		c->was_marked = first.was_marked;
+		c->new_flow = first.new_flow;
 	}
-	if (!wanted)
-		t->slot[slot] = 0;
-	c = change_of(t, &e->key, &found);
-	if (!found)
-		c->was_marked = had;
-	c->slot = slot;
 	c->label = e->label;
 	c->marked = wanted;
+	c->new_flow |= !wanted;
+	c->restart |= e->state == FLOW_START;
 }
 
 void marker_queue(struct marker *m, const struct flow_event *events, uint32_t count, uint32_t route_bit)
@@ -205,123 +179,133 @@ void marker_queue(struct marker *m, const struct flow_event *events, uint32_t co
 
 /* -- flush -------------------------------------------------------------------------- */
 
-/* A mark is in the hash. */
-static void change_done(struct marker_table *t, const struct marker_change *c)
+/* Have a table of twice the size, unless that was in vain a moment ago. 0 or -errno. */
+static int grow(struct marker *m)
 {
-	if (c->was_marked) {
-		t->counts.changed++;
-	} else {
-		t->counts.added++;
-		t->counts.open++;
+	struct marker_table *t = &m->table;
+	int r;
+
+	/* Twice what is needed: for flows that are unlucky with their buckets. */
+	if (t->flows.capacity / 2 >= marker_capacity(t->marks_max))
+		return -E2BIG;
+	if (clock_monotonic_ns() < t->grow_after_ns)
+		return -ENOMEM;
+	r = marker_load_larger(m, t->flows.capacity * 2);
+	if (r < 0) {
+		t->grow_after_ns = clock_monotonic_ns() + RETRY_NS;
+		log_warn("marker: no larger table than for %u flows: %s", t->flows.capacity / 8 * 5,
+			 strerror(-r));
 	}
+	return r;
 }
 
-static void change_failed(struct marker_table *t, const struct marker_change *c, int error)
+static int insert(struct marker *m, const struct marker_change *c)
 {
-	refuse(t, &c->key, error);
-	/* A label that cannot be changed stays as it was. */
-	if (c->was_marked)
-		return;
-	t->slot[c->slot] = 0;
-	sets_remove(t, &c->key);
+	struct marker_table *t = &m->table;
+	uint32_t class = class_of(t, c->label);
+	int r = 0;
+
+	if (t->counts.open >= t->marks_max)
+		return -E2BIG;
+	if (t->flows.used >= t->flows.capacity / 8 * 5)
+		r = grow(m);
+	port_add(t, c->key.src_port);
+	while (marker_flows_insert(&t->flows, &c->key, c->label, class) == MARKER_NOWHERE) {
+		if (r == 0)
+			r = grow(m);
+		if (r < 0) {
+			port_remove(t, c->key.src_port);
+			return r;
+		}
+	}
+	t->counts.added++;
+	t->counts.open++;
+	return 0;
 }
 
-/* A mark is not in the hash any more. */
-static void remove_done(struct marker_table *t, const struct marker_change *c)
+static void change(struct marker_table *t, uint32_t at, const struct marker_change *c)
 {
-	sets_remove(t, &c->key);
+	marker_flows_change(&t->flows, at, c->label, class_of(t, c->label), c->new_flow);
+	if (c->new_flow || c->restart)
+		marker_flows_forget_socket(&t->flows, at);
+	t->counts.changed++;
+}
+
+static void remove_mark(struct marker_table *t, uint32_t at)
+{
+	uint16_t port = marker_flows_port(&t->flows, at);
+
+	marker_flows_remove(&t->flows, at);
+	port_remove(t, port);
 	t->counts.removed++;
-	t->counts.open--;
 }
 
-/*
- * Insert or change `count` marks: number[i] is the change that keys[i] and labels[i] are of. A
- * batch stops at the first one that fails; that one is tried alone, which gives its reason.
- */
-static void update_marks(struct marker_table *t, const uint16_t *number, uint32_t count)
+void marker_flush(struct marker *m)
 {
-	uint32_t done = 0;
+	struct marker_table *t = &m->table;
 
-	while (done < count) {
-		uint32_t n = count - done;
-		int r = bpf_map_update_batch(t->fd, &t->keys[done], &t->labels[done], &n, NULL);
-
-		/* A call that failed before its first mark leaves n alone. */
-		if (r < 0 && n >= count - done)
-			n = 0;
-		for (uint32_t i = 0; i < n; i++)
-			change_done(t, &t->change[number[done + i]]);
-		done += n;
-		if (r == 0)
-			continue;
-		r = bpf_map_update_elem(t->fd, &t->keys[done], &t->labels[done], BPF_ANY);
-		if (r == 0)
-			change_done(t, &t->change[number[done]]);
-		else
-			change_failed(t, &t->change[number[done]], r);
-		done++;
-	}
-}
-
-static void remove_marks(struct marker_table *t, const uint16_t *number, uint32_t count)
-{
-	uint32_t done = 0;
-
-	while (done < count) {
-		uint32_t n = count - done;
-		int r = bpf_map_delete_batch(t->fd, &t->keys[done], &n, NULL);
-
-		if (r < 0 && n >= count - done)
-			n = 0;
-		for (uint32_t i = 0; i < n; i++)
-			remove_done(t, &t->change[number[done + i]]);
-		done += n;
-		if (r == 0)
-			continue;
-		r = bpf_map_delete_elem(t->fd, &t->keys[done]);
-		if (r < 0 && r != -ENOENT)
-			refuse(t, &t->change[number[done]].key, r);
-		remove_done(t, &t->change[number[done]]);
-		done++;
-	}
-}
-
-/* Collect the changes that end with a mark, or those that end a mark. */
-static uint32_t collect(struct marker_table *t, bool marked, uint16_t *number)
-{
-	uint32_t count = 0;
-
+	/* Room is made before it is needed. */
 	for (uint32_t i = 0; i < t->changes; i++) {
 		const struct marker_change *c = &t->change[i];
+		uint32_t at;
 
-		if (c->marked != marked || (!marked && !c->was_marked))
+		if (c->marked || !c->was_marked)
 			continue;
-		if (marked && !c->was_marked)
-			sets_add(t, &c->key);
-		t->keys[count] = c->key;
-		t->labels[count] = c->label;
-		number[count++] = (uint16_t)i;
+		at = marker_flows_find(&t->flows, &c->key);
+		if (at == MARKER_NOWHERE)
+			continue;
+		if (t->stale && t->stale[at])
+			t->stale[at] = 0;
+		else
+			t->counts.open--;
+		remove_mark(t, at);
 	}
-	return count;
+	for (uint32_t i = 0; i < t->changes; i++) {
+		const struct marker_change *c = &t->change[i];
+		int r = 0;
+
+		if (!c->marked)
+			continue;
+		if (c->was_marked)
+			change(t, marker_flows_find(&t->flows, &c->key), c);
+		else
+			r = insert(m, c);
+		if (r < 0)
+			refuse(t, &c->key, r);
+	}
+	if (t->changes > 0)
+		memset(t->index, 0, sizeof(t->index));
+	t->changes = 0;
 }
 
 /* -- taking over ---------------------------------------------------------------------- */
 
 int marker_table_adopt(struct marker_table *t)
 {
-	return marker_stale_read(&t->stale, t->fd);
+	t->stale = calloc(t->flows.capacity, 1);
+	if (!t->stale)
+		return -ENOMEM;
+	for (uint32_t at = 0; at < t->flows.capacity; at++) {
+		if (!marker_flows_taken(&t->flows, at))
+			continue;
+		t->flows.used++;
+		if (marker_flows_valid(&t->flows, at)) {
+			t->stale[at] = 1;
+			port_add(t, marker_flows_port(&t->flows, at));
+		} else {
+			marker_flows_remove(&t->flows, at);
+		}
+	}
+	return 0;
 }
 
-/* Clear the bits that only those marks had. */
-static void set_trim(uint64_t *set, const uint32_t *flows, uint32_t bits)
+/* Clear the bits of ports that only a mark which was about to be set, or has gone, had. */
+static void trim_ports(struct marker_table *t)
 {
-	for (uint32_t word = 0; word < bits / 64; word++) {
-		for (uint64_t left = set[word]; left; left &= left - 1) {
-			uint32_t number = word * 64 + (uint32_t)__builtin_ctzll(left);
-
-			if (flows[number] == 0)
-				bit_clear(set, number);
-		}
+	for (uint32_t port = 0; port < 65536; port++) {
+		if (t->port_flows[port] == 0)
+			__atomic_fetch_and(&t->local_ports[port / 64], ~(1ULL << (port % 64)),
+					   __ATOMIC_RELEASE);
 	}
 }
 
@@ -329,23 +313,11 @@ void marker_table_settle(struct marker_table *t)
 {
 	if (!t->stale)
 		return;
-	t->counts.removed += marker_stale_remove(t->stale, t->fd);
-	marker_stale_free(t->stale);
+	for (uint32_t at = 0; at < t->flows.capacity; at++) {
+		if (t->stale[at])
+			remove_mark(t, at);
+	}
+	free(t->stale);
 	t->stale = NULL;
-	set_trim(t->local_ports, t->port_flows, 65536);
-	set_trim(t->flow_filter, t->bit_flows, MARKER_FILTER_BITS);
-}
-
-void marker_flush(struct marker *m)
-{
-	struct marker_table *t = &m->table;
-	uint16_t number[MARKER_CHANGES_MAX];
-
-	if (t->changes == 0)
-		return;
-	/* Room is made before it is needed. */
-	remove_marks(t, number, collect(t, false, number));
-	update_marks(t, number, collect(t, true, number));
-	t->changes = 0;
-	memset(t->index, 0, sizeof(t->index));
+	trim_ports(t);
 }

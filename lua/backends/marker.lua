@@ -33,6 +33,11 @@ local marker = {
         .. "later). clsact: by a filter on the clsact qdisc, which is made if there is none, and then removed at the "
         .. "end unless others use it. auto: tcx where the kernel has it, else clsact.",
     }),
+    lease = schema.seconds({
+      max = 2147483647, default = "5m",
+      doc = "How long packets are marked after the daemon was killed and did not come back; 0 is for ever. While it "
+        .. "runs it renews this all the time, and the next start finds its flows as they were.",
+    }),
   },
 }
 
@@ -49,6 +54,8 @@ local fields = {
   { "packets", ffi.C.MARKER_TRUNCATED, "flowd_marker_packets_total", { result = "skipped", reason = "truncated" } },
   { "packets", ffi.C.MARKER_EXTENSIONS, "flowd_marker_packets_total", { result = "skipped", reason = "extensions" } },
   { "packets", ffi.C.MARKER_WRITE, "flowd_marker_packets_total", { result = "skipped", reason = "write" } },
+  { "packets", ffi.C.MARKER_REUSED, "flowd_marker_packets_total", { result = "skipped", reason = "reused" } },
+  { "packets", ffi.C.MARKER_EXPIRED, "flowd_marker_packets_total", { result = "skipped", reason = "expired" } },
   { "refused", ffi.C.MARKER_REFUSED_FULL, "flowd_marker_refused_total", { reason = "full" } },
   { "refused", ffi.C.MARKER_REFUSED_MEMORY, "flowd_marker_refused_total", { reason = "memory" } },
   { "refused", ffi.C.MARKER_REFUSED_OTHER, "flowd_marker_refused_total", { reason = "other" } },
@@ -63,8 +70,8 @@ function marker:make_counters()
   for i, field in ipairs(fields) do
     self.totals[i] = { field = field[1], index = field[2], counter = self.ctx:counter(field[3], field[4]), last = 0ULL }
   end
-  -- Packets that were marked while no daemon ran belong to the totals too.
-  self.counted = api.marker_counted(self.handle)
+  self.classes = ffi.new("struct marker_class[?]", ffi.C.MARKER_CLASSES_MAX)
+  self.memory = self.ctx:counter("flowd_marker_memory_octets")
   self.adopted = self.ctx:counter("flowd_marker_adopted")
   self.adopted.value = api.marker_adopted(self.handle) and 1 or 0
   self.open = self.ctx:counter("flowd_marker_flows")
@@ -77,23 +84,27 @@ end
 
 --- Bring what the program and the table of marks have counted into the daemon's counters.
 function marker:count()
-  local counts = self.counts
-  api.marker_counts(self.handle, counts)
+  local counts, classes = self.counts, self.classes
+  local class_count = api.marker_account(self.handle, counts, classes)
   for _, total in ipairs(self.totals) do
     local now = counts[total.field]
-    local last = total.last
+    if total.index then now = now[total.index] end
     if total.field == "packets" then
-      last = self.counted[total.index]
-      now = now[total.index]
-      self.counted[total.index] = now
-    elseif total.index then
-      now = now[total.index]
+      -- What is new; packets that were marked while no daemon ran are among them.
+      total.counter.value = total.counter.value + now
+    else
+      total.counter.value = total.counter.value + (now - total.last)
+      total.last = now
     end
-    -- The daemon's totals go on from those of a process before this one: add what is new.
-    total.counter.value = total.counter.value + (now - last)
-    total.last = now
   end
-  self.open.value = counts.open
+  for i = 0, class_count - 1 do
+    local class = classes[i]
+    local labels = { experiment = tostring(class.experiment), activity = tostring(class.activity) }
+    local packets = self.ctx:counter("flowd_marker_marked_packets_total", labels)
+    local octets = self.ctx:counter("flowd_marker_marked_octets_total", labels)
+    packets.value, octets.value = packets.value + class.packets, octets.value + class.octets
+  end
+  self.open.value, self.memory.value = counts.open, api.marker_memory(self.handle)
 end
 
 -- Attach to one interface: true, or false and the reason.
@@ -137,12 +148,14 @@ function marker:start(ctx)
     error(("on %s: %s"):format(table.concat(self.options.interfaces, ", "), ffi.string(message)), 0)
   end
   self:make_counters()
+  self:renew()
   if self:attach_all() == 0 then
     self:stop()
     error("none of its interfaces can be marked", 0)
   end
   self:watch()
   ctx:every(TICK_SECONDS, function()
+    self:renew()
     self:count()
     self:attach_all()
   end)
@@ -174,7 +187,17 @@ function marker:change(options)
       self.gauges[interface].value = 0
     end
   end
+  self:renew()
   return true
+end
+
+--- Marking goes on for another `lease`.
+function marker:renew()
+  local r = api.marker_lease(self.handle, math.ceil(self.options.lease))
+  if r < 0 and r ~= self.lease_error then
+    self.ctx:log("warn", "the lease cannot be renewed: %s", ffi.string(api.error_text(r)))
+  end
+  self.lease_error = r
 end
 
 --- Have the kernel tell of interfaces that come and go; the timer is for what it does not tell, such as
@@ -192,6 +215,9 @@ function marker:watch()
 end
 
 function marker:on_events(events, count) api.marker_queue(self.handle, events, count, self.ctx.route_bit) end
+
+--- Ends are told how much was sent, where only the marked packets tell: before the other backends have them.
+function marker:complete(events, count) api.marker_fill_usage(self.handle, events, count) end
 
 -- Flows that were open before this process: their marks stay, or are set again.
 marker.adopt = marker.on_events
@@ -213,7 +239,7 @@ end
 function marker:stop()
   self:count()
   for _, gauge in pairs(self.gauges) do gauge.value = 0 end
-  self.open.value, self.adopted.value = 0, 0
+  self.open.value, self.adopted.value, self.memory.value = 0, 0, 0
   if self.watched then
     self.ctx:release(self.watched)
     api.marker_watch_close(self.watch_fd)

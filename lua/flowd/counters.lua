@@ -73,6 +73,10 @@ counters.help = {
   flowd_marker_flows = "Flows that are marked now.",
   flowd_marker_interface_marked = "Whether what leaves the interface is marked: 1 or 0.",
   flowd_marker_ipv4_total = "Flows that were not marked because IPv4 has no flow label.",
+  flowd_marker_marked_octets_total = "Octets of marked packets by experiment and activity: from the IPv6 header on, as on the "
+    .. "wire, each segment with its headers.",
+  flowd_marker_marked_packets_total = "Marked packets by experiment and activity, as on the wire.",
+  flowd_marker_memory_octets = "The kernel's memory for the table of marks.",
   flowd_marker_packets_total = "Packets seen by the marking program, by what it did and why.",
   flowd_marker_refused_total = "Marks that could not be set, changed or removed, by reason.",
   flowd_marker_removed_total = "Marks that were removed.",

@@ -45,7 +45,7 @@ options.global = {
     doc = 'Group to run as, with user; "": that user\'s own. The user\'s other groups are kept.',
   }),
   max_flows = schema.integer({
-    min = 1, max = 100000000, default = 1000000, unit = "flows",
+    min = 1, max = 16777216, default = 1000000, unit = "flows",
     doc = "How many flows can be open at once. Memory is taken as flows come, at most 256 octets each. "
       .. "A flow beyond that is refused, counted and logged; no open flow is ever pushed out.",
   }),

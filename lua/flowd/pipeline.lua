@@ -40,6 +40,12 @@ local function prepare(entry)
   end
   return {
     instance = instance, bit = entry.bit,
+    complete = instance.complete and function(events, count)
+      local mark = enter(BACKEND, 0, name)
+      local ok, message = xpcall(instance.complete, debug.traceback, instance, events, count)
+      leave(mark)
+      if not ok then failed(message) end
+    end,
     on_events = function(events, count)
       local mark = enter(BACKEND, 0, name)
       local ok, message = xpcall(instance.on_events, debug.traceback, instance, events, count)
@@ -82,12 +88,21 @@ function pipeline.new(options)
   return self
 end
 
--- Hand a decided batch to the backends, each of which queues; then let each send.
-function Pipeline:deliver(batch)
+-- What backends know of the flows is added to the events; then each queues what it has to do.
+function Pipeline:queue(batch)
   local backends = self.backends
   local events, count = batch.event, batch.count
   self.observe(events, count)
+  for i = 1, #backends do
+    if backends[i].complete then backends[i].complete(events, count) end
+  end
   for i = 1, #backends do backends[i].on_events(events, count) end
+end
+
+-- Hand a decided batch to the backends, each of which queues; then let each send.
+function Pipeline:deliver(batch)
+  local backends = self.backends
+  self:queue(batch)
   for i = 1, #backends do backends[i].flush() end
 end
 
@@ -112,8 +127,7 @@ function Pipeline:deliver_missed()
   local missed = self.missed
   self.say("info", "%d flows started again and their sockets from before are gone: those have ended, nobody told",
     missed.count)
-  self.observe(missed.event, missed.count)
-  for i = 1, #self.backends do self.backends[i].on_events(missed.event, missed.count) end
+  self:queue(missed)
 end
 
 --- Hand the ends that the flow table made by itself to the backends; then the flows are closed.

@@ -31,8 +31,8 @@ local function event(fields)
   e.start_us, e.time_us = fields.start_us or 0, fields.time_us or 0
   e.experiment, e.activity = fields.experiment or 2, fields.activity or 26
   if fields.sent then
-    e.flags = C.EVENT_HAS_BYTES
-    e.bytes_sent, e.bytes_received = fields.sent, fields.received
+    e.flags = fields.received and C.EVENT_HAS_BYTES or C.EVENT_HAS_SENT
+    e.bytes_sent, e.bytes_received = fields.sent, fields.received or 7
   end
   if fields.application then ffi.copy(e.application, fields.application, math.min(#fields.application, 48)) end
   return e
@@ -61,6 +61,11 @@ describe("firefly_encode", function()
       .. '"flow-id":{"afi":"ipv6","src-ip":"2001:db8:1::1","dst-ip":"2001:db8:2::2","protocol":"tcp",'
       .. '"src-port":5000,"dst-port":1094},'
       .. '"context":{"experiment-id":2,"activity-id":26,"application":"xrootd 5.7"}}', text)
+  end)
+
+  it("writes the octets that were sent alone when those received are unknown", function()
+    local text = encode(event({ state = C.FLOW_END, src = "2001:db8::1", dst = "2001:db8::2", sent = 123456 }))
+    assert.truthy(text:find('"dst-port":1094},"usage":{"sent":123456},"context"', 1, true), text)
   end)
 
   it("writes an end with its times and its octets", function()

@@ -1,10 +1,11 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Which flows are marked, after batches of events. What the program does with packets is in spec/bpf.
 local api = require("flowd.api")
-local bpf = require("spec.support.bpf")
+local bit = require("bit")
 local ffi = require("ffi")
 local marking = require("spec.support.marking")
 local packets = require("spec.support.packets")
+local process = require("spec.support.process")
 
 local available, reason = marking.available()
 if not available then
@@ -137,33 +138,38 @@ describe("marks", function()
     assert.are.equal(0, label_of(m, 5000, { protocol = "udp" }))
   end)
 
-  -- Thousands on one port: some of them share a bit of the filter in front of the hash.
-  it("stay when a flow ends that shares their bit of the filter", function()
-    local count = 20000
-    local big, sets = bpf.with_bss(function() return marking.open(count) end)
+  -- Ports are each flow's own, so that its mark is found by nothing else.
+  it("stay when the table grows under them, and nothing else is marked", function()
+    local count = 100000
+    local big = marking.open(count)
     local function peer(i) return ("2001:db8:%x::%x"):format(i * 40503 % 65536, i % 7) end
-    local function each(from, step, fields)
-      for first = from, count, 500 * step do
+    local function fields(i) return { protocol = "udp", dst = peer(i), dst_port = i % 60000 + 1 } end
+    local function each(from, step, more)
+      for first = from, count, 1000 * step do
         local list = {}
-        for i = first, math.min(first + 499 * step, count), step do
-          list[#list + 1] = { slot = i - 1, dst = peer(i), dst_port = i, label = i, state = fields.state,
-            known = fields.known, decided = fields.known }
+        for i = first, math.min(first + 999 * step, count), step do
+          local flow = fields(i)
+          flow.slot, flow.label = i - 1, i
+          for name, value in pairs(more) do flow[name] = value end
+          list[#list + 1] = flow
         end
         big:events(list)
       end
     end
-    local ended = { state = "end", known = true }
-    assert.are.equal(0, sets:bits())
+    local ended = { state = "end", known = true, decided = true }
+    local room, memory = api.marker_room(big.handle), api.marker_memory(big.handle)
+    big:events({ { slot = 0, protocol = "udp", dst = peer(1), dst_port = 2, label = 1 } })
+    assert.are.equal(1, label_of(big, 5000, fields(1)))
     each(1, 1, {})
-    -- One is the port's.
-    local bits = sets:bits() - 1
-    assert.is_true(bits < count, "no two flows share a bit")
-    assert.is_true(bits > 0.99 * count, "only " .. bits .. " bits for " .. count .. " flows")
+    assert.is_true(api.marker_room(big.handle) > room and api.marker_memory(big.handle) > memory)
+    for i = 1, count, 371 do assert.are.equal(i, label_of(big, 5000, fields(i))) end
+    assert.are.equal(2, big:usage({ protocol = "udp", dst = peer(1), dst_port = 2 }).packets)
     each(1, 2, ended)
-    for i = 1, count do assert.are.equal(i % 2 == 0 and i or 0, label_of(big, 5000, { dst = peer(i), dst_port = i })) end
+    for i = 1, count, 371 do assert.are.equal(i % 2 == 0 and i or 0, label_of(big, 5000, fields(i))) end
     each(2, 2, ended)
-    assert.are.equal(0, sets:bits())
+    for i = 1, count, 997 do assert.are.equal(0, label_of(big, 5000, fields(i))) end
     assert.are.equal(count, big:counts().removed)
+    assert.are.equal(0, big:counts().open)
     big:close()
   end)
 
@@ -227,6 +233,133 @@ describe("marks", function()
     assert.are.equal(0, label_of(few, 1))
     assert.are.equal(2, few:counts().refused.full)
     few:close()
+  end)
+end)
+
+describe("a marked TCP flow", function()
+  local m
+  local frame = packets.ethernet(packets.ipv6({ next = 6, payload = packets.tcp(5000, 443) }))
+
+  before_each(function()
+    m = marking.open(1000)
+    m:events({ { slot = 0, label = 0x10008 } })
+    assert.are_not.equal(frame, (m:run(frame)))
+  end)
+  after_each(function() m:close() end)
+
+  -- Each run of the program has a socket of its own.
+  local function is_marked() return m:run(frame, false, true) ~= frame end
+
+  it("is that of the socket which sent its first packet: the next one with its 5-tuple is not marked", function()
+    local cookie = m:usage({}).cookie
+    assert.is_true(cookie > 0)
+    assert.is_false(is_marked())
+    assert.is_false(is_marked())
+    assert.are.equal(2, m:counts().reused)
+    assert.are.equal(1, m:counts().marked)
+    assert.are.equal(cookie, m:usage({}).cookie)
+  end)
+
+  it("is another one when a start announces it", function()
+    m:events({ { slot = 0, label = 0x10008, known = true } })
+    assert.is_true(is_marked())
+    assert.is_false(is_marked())
+    assert.are.equal(2, m:usage({}).packets)
+    -- Its end and the start of the next one in a batch.
+    m:events({ { state = "end", slot = 0, known = true, decided = true }, { slot = 1, label = 0x10008 } })
+    assert.are.equal(0, m:usage({}).packets)
+    assert.is_true(is_marked())
+    assert.is_false(is_marked())
+    assert.are.equal(1, m:usage({}).packets)
+    -- And apart.
+    m:events({ { state = "end", slot = 1, known = true, decided = true } })
+    assert.is_nil(m:usage({}))
+    m:events({ { slot = 1, label = 0x10008 } })
+    assert.are.same({ packets = 0, octets = 0, cookie = 0 }, m:usage({}))
+    assert.is_true(is_marked())
+  end)
+
+  it("keeps its socket through what is no start", function()
+    m:events({ { state = "ongoing", slot = 0, label = 0x30038, known = true } })
+    assert.is_false(is_marked())
+  end)
+
+  it("is not one of UDP, whose datagrams may come from several sockets", function()
+    m:events({ { slot = 1, protocol = "udp" } })
+    local datagram = packets.ethernet(packets.ipv6({ next = 17, payload = packets.udp(5000, 443, "x") }))
+    for _ = 1, 3 do assert.are_not.equal(datagram, (m:run(datagram, false, true))) end
+    assert.are.same({ packets = 3, octets = 3 * (40 + 8 + 1), cookie = 0 }, m:usage({ protocol = "udp" }))
+  end)
+end)
+
+describe("marked packets", function()
+  it("are counted with their octets, by experiment and activity, once for whoever asks", function()
+    local m = marking.open(100)
+    local function label(experiment, activity) return api.label_encode(experiment, activity, 0) end
+    m:events({ { slot = 0, label = label(2, 1) }, { slot = 1, src_port = 5001, label = label(2, 1) },
+      { slot = 2, src_port = 5002, label = label(3, 14) } })
+    local size = 40 + #packets.tcp(1, 1)
+    for port = 5000, 5002 do label_of(m, port) end
+    label_of(m, 5002)
+    label_of(m, 5003)
+    assert.are.same({ packets = 2, octets = 2 * size }, m:account()["2/1"])
+    label_of(m, 5000)
+    local classes, counts = m:account()
+    assert.are.same({ ["2/1"] = { packets = 1, octets = size } }, classes)
+    assert.are.equal(1, counts.marked)
+    assert.are.equal(0, counts.missed)
+    assert.are.equal(5, m:counts().marked)
+    -- Another tag for a flow: what it counted stays where it was.
+    m:events({ { slot = 2, src_port = 5002, label = label(2, 1), known = true } })
+    label_of(m, 5002)
+    assert.are.same({ ["2/1"] = { packets = 1, octets = size } }, (m:account()))
+    assert.are.equal(3, m:usage({ src_port = 5002 }).packets)
+    m:close()
+  end)
+
+  it("tell the end of a flow what it sent, where nothing else does", function()
+    local m = marking.open(100)
+    m:events({ { slot = 0, protocol = "udp" }, { slot = 1 }, { slot = 2, protocol = "udp", src_port = 5001 } })
+    label_of(m, 5000, { protocol = "udp" })
+    label_of(m, 5000)
+    m:fill({ { state = "end", slot = 0, protocol = "udp" }, { state = "end", slot = 1 },
+      { state = "end", slot = 2, protocol = "udp", src_port = 5001 }, { slot = 0, protocol = "udp" } })
+    api.marker_fill_usage(m.handle, m.batch.event, 4)
+    local function sent(i) return bit.band(m.batch.event[i].flags, ffi.C.EVENT_HAS_SENT) ~= 0 end
+    assert.is_true(sent(0))
+    assert.are.equal(40 + #packets.udp(1, 1), tonumber(m.batch.event[0].bytes_sent))
+    assert.is_false(sent(1), "TCP through a socket here")
+    assert.is_false(sent(2), "no packet was seen")
+    assert.is_false(sent(3), "no end")
+    m:close()
+  end)
+end)
+
+describe("the lease", function()
+  it("ends marking when it is not renewed; then it goes on", function()
+    local m = marking.open(100)
+    m:events({ { slot = 0 } })
+    assert.are.equal(0, api.marker_lease(m.handle, 1))
+    local start = api.clock_monotonic_ns()
+    assert.are.equal(0x20004, label_of(m, 5000))
+    process.wait_for("the end of the lease", 10, function() return label_of(m, 5000) == 0 end)
+    assert.is_true(tonumber(api.clock_monotonic_ns() - start) > 0.9e9)
+    assert.are.equal(1, m:counts().expired)
+    assert.are.equal(0, label_of(m, 5001))
+    assert.are.equal(1, m:counts().expired)
+    assert.are.equal(0, api.marker_lease(m.handle, 60))
+    assert.are.equal(0x20004, label_of(m, 5000))
+    m:close()
+  end)
+
+  it("of 0 does not end", function()
+    local m = marking.open(100)
+    m:events({ { slot = 0 } })
+    assert.are.equal(0, api.marker_lease(m.handle, 1))
+    process.wait_for("the end of the lease", 10, function() return label_of(m, 5000) == 0 end)
+    assert.are.equal(0, api.marker_lease(m.handle, 0))
+    assert.are.equal(0x20004, label_of(m, 5000))
+    m:close()
   end)
 end)
 

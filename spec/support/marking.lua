@@ -91,12 +91,15 @@ function Marking:events(list)
   self:flush()
 end
 
---- Run the program on a packet. Returns what became of it, or nil and the kernel's errno.
+--- Run the program on a packet. Returns what became of it, or nil and the kernel's errno. The kernel makes a
+--- socket that sends it.
 ---@param packet string
 ---@param bare boolean|nil without Ethernet header
+---@param other_socket boolean|nil than the one that sent the flow's packet before; default: as if it were the first
 ---@return string|nil out
 ---@return integer verdict
-function Marking:run(packet, bare)
+function Marking:run(packet, bare, other_socket)
+  if not other_socket then api.marker_forget_sockets(self.handle) end
   local out = ffi.new("uint8_t[?]", #packet + 64, 0xEE)
   local run = ffi.new("struct marker_packet_run")
   run.packet, run.length, run.out = ffi.cast("const void *", packet), #packet, out
@@ -105,19 +108,56 @@ function Marking:run(packet, bare)
   return ffi.string(out, run.out_length), run.verdict
 end
 
-local kinds = { [0] = "marked", "missed", "not_ipv6", "protocol", "fragment", "truncated", "extensions", "write" }
+local kinds = { [0] = "marked", "missed", "not_ipv6", "protocol", "fragment", "truncated", "extensions", "write",
+  "reused", "expired" }
 local refusals = { [0] = "full", "memory", "other" }
+
+-- A key with the defaults of fill.
+local function key_of(self, fields)
+  local other = ffi.new("struct flow_batch")
+  local batch = self.batch
+  self.batch = other
+  self:fill({ fields })
+  self.batch = batch
+  return other.event[0].key
+end
+
+--- What the program knows of a flow; nil when it is not marked.
+---@param fields table of an event
+---@return { packets: integer, octets: integer, cookie: integer }|nil
+function Marking:usage(fields)
+  local usage = ffi.new("struct marker_usage")
+  if api.marker_flow_usage(self.handle, key_of(self, fields), usage) < 0 then return nil end
+  return { packets = tonumber(usage.packets), octets = tonumber(usage.octets), cookie = tonumber(usage.cookie) }
+end
+
+local function as_table(c)
+  local result = { refused = {} }
+  for i, name in pairs(kinds) do result[name] = tonumber(c.packets[i]) end
+  for i, name in pairs(refusals) do result.refused[name] = tonumber(c.refused[i]) end
+  for _, name in ipairs({ "open", "added", "changed", "removed", "ipv4" }) do result[name] = tonumber(c[name]) end
+  return result
+end
 
 --- What the marker counted: packets by kind, flows by what was done.
 ---@return table<string, integer>
 function Marking:counts()
   local c = ffi.new("struct marker_counts")
   api.marker_counts(self.handle, c)
-  local result = { refused = {} }
-  for i, name in pairs(kinds) do result[name] = tonumber(c.packets[i]) end
-  for i, name in pairs(refusals) do result.refused[name] = tonumber(c.refused[i]) end
-  for _, name in ipairs({ "open", "added", "changed", "removed", "ipv4" }) do result[name] = tonumber(c[name]) end
-  return result
+  return as_table(c)
+end
+
+--- Packets that were not asked about before: by "experiment/activity", and by kind.
+---@return table<string, { packets: integer, octets: integer }>
+---@return table<string, integer>
+function Marking:account()
+  local c, classes = ffi.new("struct marker_counts"), ffi.new("struct marker_class[?]", ffi.C.MARKER_CLASSES_MAX)
+  local list = {}
+  for i = 0, api.marker_account(self.handle, c, classes) - 1 do
+    local class = classes[i]
+    list[class.experiment .. "/" .. class.activity] = { packets = tonumber(class.packets), octets = tonumber(class.octets) }
+  end
+  return list, as_table(c)
 end
 
 ---@param interface string

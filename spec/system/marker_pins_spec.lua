@@ -38,7 +38,7 @@ local function start(a, method, more)
   more = more or {}
   local d = daemon.start({ namespace = a, dir = more.dir, config = {
     max_flows = more.max_flows, on_stop = more.on_stop,
-    backends = { marker = { interfaces = more.interfaces or { "eth0" }, method = method } } } })
+    backends = { marker = { interfaces = more.interfaces or { "eth0" }, method = method, lease = more.lease } } } })
   d.pins = pins.directory(d.runtime_dir)
   return d
 end
@@ -152,7 +152,7 @@ for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) d
       assert.are.equal(0, d:stop().code)
     end)
 
-    it("label every packet when the tables must be rebuilt: another size, another layout", function()
+    it("label every packet when the tables must be rebuilt: another layout", function()
       local a, b = pair()
       local d = start(a, method, { max_flows = 1000 })
       d:write(line("start", a, b, 5000, 6000))
@@ -161,8 +161,9 @@ for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) d
       stream(a, b)
       pass(seen, 100)
       kill(d)
+      -- Another number of flows is no reason.
       d = start(a, method, { dir = d.dir, max_flows = 2000 })
-      d:expect("are rebuilt: a map has another size", 5)
+      d:expect("took over 1 marks", 5)
       pass(seen, 100)
       kill(d)
       process.must({ "ln", "-sfn", "999", d.pins .. "/layout" })
@@ -177,6 +178,63 @@ for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) d
       assert_unbroken(seen)
       assert.are.equal(0, d:stop().code)
       assert.is_nil(names(d.pins))
+    end)
+
+    it("label every packet while a hundred thousand flows make the table grow, and are taken over then", function()
+      local a, b = pair()
+      local d = start(a, method, { max_flows = 150000 })
+      d:write(line("start", a, b, 5000, 6000))
+      d:wait_for_counter("flowd_marker_flows", 1)
+      local memory = d:counter("flowd_marker_memory_octets")
+      local seen = capture.start(b, "eth0")
+      stream(a, b)
+      pass(seen, 100)
+      for port = 1, 50 do
+        local lines = {}
+        for i = 1, 2000 do lines[i] = line("start", a, b, 10000 + port, 10000 + i) end
+        d:write(table.concat(lines))
+      end
+      d:wait_for_counter("flowd_marker_flows", 100001)
+      assert.are.equal(4 * memory, d:counter("flowd_marker_memory_octets"))
+      pass(seen, 100)
+      kill(d)
+      pass(seen, 100)
+      d = start(a, method, { dir = d.dir, max_flows = 150000 })
+      d:expect("took over 100001 marks", 20)
+      pass(seen, 100)
+      assert_unbroken(seen)
+      -- None of its packets was forgotten by the flow's own counter either.
+      local packets = #flow_packets(seen)
+      local flow = d:command("marker", "flows").stdout:match("%]:5000 [^\n]* ([%d.]+) packets")
+      assert.is_true(tonumber(flow) >= packets, flow .. " of " .. packets)
+      assert.are.equal(0, d:stop().code)
+      assert.is_nil(names(d.pins))
+    end)
+
+    it("end by themselves when the daemon does not come back within the lease, and go on when it does", function()
+      local a, b = pair()
+      local d = start(a, method, { lease = 2 })
+      d:write(line("start", a, b, 5000, 6000))
+      d:wait_for_counter("flowd_marker_flows", 1)
+      local seen = capture.start(b, "eth0")
+      stream(a, b)
+      pass(seen, 5000) -- longer than the lease
+      assert_unbroken(seen)
+      local killed = process.now()
+      kill(d)
+      local function label()
+        seen:clear()
+        pass(seen, 1)
+        return flow_packets(seen)[1].flow_label
+      end
+      assert.are.equal(ATLAS, bit.band(label(), SEMANTIC))
+      process.wait_for("an unmarked packet", 20, function() return label() == 0 end)
+      local marked = process.now() - killed
+      assert.is_true(marked > 0.9, marked .. " s")
+      d = start(a, method, { dir = d.dir, lease = 2 })
+      process.wait_for("a marked packet", 20, function() return bit.band(label(), SEMANTIC) == ATLAS end)
+      d:wait_for_counter('flowd_marker_packets_total{reason="expired",result="skipped"}', 1)
+      assert.are.equal(0, d:stop().code)
     end)
 
     it("stay with on_stop = keep; a start without the open flows removes them", function()
@@ -298,11 +356,11 @@ describe("pinned marks", function()
   end)
 end)
 
--- Without a daemon: what stands in front of the hash outlives the process with it.
-describe("the sets of ports and flows", function()
+-- Without a daemon: what stands in front of the table outlives the process with it.
+describe("the set of ports", function()
   after_each(cleanup.all)
 
-  it("keep, of marks taken over, the bits of those that stay", function()
+  it("keeps, of marks taken over, the bits of those that stay", function()
     local directory = "/sys/fs/bpf/fl-sets-" .. ffi.C.getpid()
     local first, sets = bpf.with_bss(function() return marking.open(100, directory) end)
     api.marker_settle(first.handle)
@@ -316,7 +374,7 @@ describe("the sets of ports and flows", function()
       end
     end
     first:events(all)
-    assert.are.equal(10 + 40, sets:bits())
+    local with_all = sets:bits()
 
     local second = marking.open(100, directory)
     cleanup.add(function()
@@ -329,11 +387,11 @@ describe("the sets of ports and flows", function()
     end)
     assert.is_true(api.marker_adopted(second.handle))
     second:events(odd)
-    assert.are.equal(10 + 40, sets:bits())
+    assert.are.equal(with_all, sets:bits())
     api.marker_settle(second.handle)
-    assert.are.equal(5 + 20, sets:bits())
+    assert.are.equal(with_all - 5, sets:bits())
     assert.are.equal(20, second:counts().open)
     second:events(ended)
-    assert.are.equal(0, sets:bits())
+    assert.are.equal(with_all - 10, sets:bits())
   end)
 end)

@@ -103,9 +103,10 @@ local function flows(directory, options)
     for i = 0, n - 1 do
       local mark = buffer[i]
       local key, label = mark.key, mark.label
-      io.write(("%s [%s]:%d [%s]:%d label 0x%05x %s\n"):format(protocols[key.protocol] or key.protocol,
+      io.write(("%s [%s]:%d [%s]:%d label 0x%05x %s, %.0f packets, %.0f octets\n"):format(protocols[key.protocol] or key.protocol,
         address(key.src), key.src_port, address(key.dst), key.dst_port, label,
-        names:describe(api.label_experiment(label), api.label_activity(label))))
+        names:describe(api.label_experiment(label), api.label_activity(label)), tonumber(mark.packets),
+        tonumber(mark.octets)))
     end
   until n <= 0
   api.marker_marks_close(marks)
@@ -186,7 +187,8 @@ return {
   doc = [[
 status: the interfaces that are marked, how, by which program, the number of marks and the marker's counters.
 
-flows: every mark, with its label and what that means.
+flows: every mark, with its label and what that means, and the packets on the wire and octets (from the IPv6 header on) that
+carried it.
 
 clean: detach the programs and remove the tables that a daemon with this configuration left in the kernel when it was
 killed, or stopped with on_stop = "keep". Nothing of others is touched. Refused while that daemon runs.
