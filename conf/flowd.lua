@@ -47,6 +47,32 @@ return {
     time = false,
   },
 
+  -- The console: a Lua prompt into the running daemon, flowd-lua-console(7). It is for root, the
+  -- daemon's user and these groups.
+  console = {
+    -- Whether `flowd-lua console`, `eval` and `reapply` can reach the daemon.
+    enabled = true,
+
+    -- The socket, at most 107 octets; "" for "console" in runtime_dir. Expects a path, or "" for
+    -- none.
+    path = "",
+
+    -- Mode of the socket. By default 0600; 0660 when one of the groups is given, 0666 when both
+    -- are: who may is checked at each connection, whatever the mode. Expects a file mode in octal,
+    -- such as "0660".
+    -- mode = (none)
+
+    -- A group, name or number, whose members may do everything that root may do here; "" for none.
+    group = "",
+
+    -- A group whose members may ask, but change nothing; "" for none.
+    readonly_group = "",
+
+    -- A client that does not take its output for so long is dropped. Expects seconds from 1 to 3600
+    -- (a number, or "500ms", "30s", "5m", "1h", "1d").
+    patience = 10,
+  },
+
   -- Directories with a site's own plugins, searched in order before the built-in ones. Relative to
   -- the directory of this file.
   plugin_dirs = { "/etc/flowd-lua/plugins" },

@@ -35,7 +35,7 @@ cli.options = {
 }
 
 --- Names of the commands, in the order of the help.
-cli.commands = { "run", "check", "conf", "stats", "marker", "registry", "lua", "version", "help" }
+cli.commands = { "run", "check", "conf", "eval", "stats", "marker", "registry", "lua", "version", "help" }
 
 --- A command's module, or nil.
 ---@param name string

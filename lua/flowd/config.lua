@@ -314,6 +314,7 @@ function Loader:build(raw, made)
   local result = {
     path = self.path, directory = self.directory, owner = self.owner, values = self.values,
     registry = self.registry, files = self.files, sources = self.sources, map_files = self.policy.files,
+    env = self.policy.env,
   }
   result.modules = { plugins = self:load_modules("plugins"), backends = self:load_modules("backends") }
   result.rules, result.entries = self:load_rules(made)

@@ -20,6 +20,14 @@ counters.help = {
   flowd_callback_errors_total = "Errors that callbacks of a plugin or backend raised.",
   flowd_connections_refused_total = "Connections that a plugin's or backend's server closed at once, by reason: "
     .. "too_many, or tls (no TLS could be agreed on, or the client's certificate is not accepted).",
+  flowd_console_changes_total = "Changes that were made from the console; each is logged with its user.",
+  flowd_console_clients = "Clients of the console that are connected now.",
+  flowd_console_connections_total = "Clients that connected to the console.",
+  flowd_console_dropped_total = "Clients of the console that were dropped, by reason: does_not_read, in_a_frame (they left in the "
+    .. "middle of a request), no_memory.",
+  flowd_console_refused_total = "What the console refused, by reason: user (who may not), clients (too many), frame (malformed), "
+    .. "descriptors (none was left).",
+  flowd_console_requests_total = "Requests of the console's clients.",
   flowd_counters_overflow_total = "Increments of counters for which the table of names had no room.",
   flowd_datagram_errors_total = "Errors that came back for datagrams which a plugin or backend sent.",
   flowd_datagrams_dropped_total = "Datagrams of plugins and backends that were given up, by reason: queue_full (the "

@@ -7,6 +7,7 @@ local loop = require("flowd.loop")
 local log = require("flowd.log")
 local map = require("flowd.map")
 local map_timer = require("flowd.map.timer")
+local console = require("flowd.console.service")
 local context = require("flowd.context")
 local counters = require("flowd.counters")
 local emit = require("flowd.emit")
@@ -91,6 +92,8 @@ function Daemon:blame(kind, number, name)
   elseif kind == "file" then
     log.error("%s: never came to its end while it was loaded: the process was replaced, the configuration before it goes on",
       name)
+  elseif kind == "console" then
+    log.error("console: what %s typed never returned: the process was replaced", name)
   else
     log.error("%s '%s' never returned: the process was replaced, the %s is switched off until a reload or restart", kind,
       name, kind)
@@ -281,6 +284,7 @@ function Daemon:build()
     -- Of a process that replaced itself no end can have been missed: its pipes stayed open.
     adopted = api.state_header(self.state).adoptions > 0 and not api.handover_resumed(),
   })
+  self.console = console.start(self)
   self.started = true
   local unclaimed = api.handover_close_rest()
   fifo_stream.discard_prepared()
@@ -311,10 +315,12 @@ function Daemon:upgrade()
 end
 
 --- Take the configuration that stands in the files now.
-function Daemon:reload()
+---@param done? fun(ok: boolean, errors: string[]?) is told when that is done
+function Daemon:reload(done)
   notify(("RELOADING=1\nMONOTONIC_USEC=%d\nSTATUS=reloading"):format(tonumber(api.clock_monotonic_ns() / 1000)))
   local ok = reload.run(self)
   notify("READY=1\nSTATUS=" .. (ok and "running" or "running; the last reload was refused"))
+  if done then done(ok) end
 end
 
 function Daemon:watch_signals()
@@ -366,6 +372,7 @@ end
 function Daemon:leave()
   notify("STOPPING=1\nSTATUS=leaving open flows to the next start")
   self.sockets:close()
+  self.console:close(true)
   local unsent = self:finish_backends(api.clock_monotonic_ns() + ffi.cast("uint64_t", self.values.stop_deadline * 1e9))
   if unsent > 0 then log.error("stop_deadline: %d fireflies were not sent", unsent) end
   log.info("%d open flows are left to the next start", api.flow_table_count(self.table))
@@ -380,6 +387,7 @@ function Daemon:stop()
   local deadline_ns = api.clock_monotonic_ns() + ffi.cast("uint64_t", self.values.stop_deadline * 1e9)
   for _, handle in ipairs(self.signals or {}) do handle:close() end
   if self.sockets then self.sockets:close() end
+  if self.console then self.console:close(true) end
   for i = #self.instances, 1, -1 do
     if self.instances[i].kind == "plugin" then plugins.stop(self.instances[i].instance) end
   end
@@ -400,6 +408,7 @@ end
 
 function Daemon:release()
   if self.registry_updates then self.registry_updates:close() end
+  if self.console then self.console:close(true) end
   api.watchdog_stop()
   if self.sockets then self.sockets:close() end
   if self.table and self.table ~= nil then api.flow_table_close(self.table) end

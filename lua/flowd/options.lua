@@ -63,6 +63,36 @@ options.global = {
     fields = { level = level, time = time },
     doc = "Logging, on standard error.",
   }),
+  console = schema.table({
+    fields = {
+      enabled = schema.boolean({
+        default = true,
+        doc = "Whether `flowd-lua console`, `eval` and `reapply` can reach the daemon.",
+      }),
+      path = schema.path({
+        default = "", empty = true,
+        doc = 'The socket, at most 107 octets; "" for "console" in runtime_dir.',
+      }),
+      mode = schema.mode({
+        doc = "Mode of the socket. By default 0600; 0660 when one of the groups is given, 0666 when both are: who may is "
+          .. "checked at each connection, whatever the mode.",
+      }),
+      group = schema.string({
+        default = "",
+        doc = 'A group, name or number, whose members may do everything that root may do here; "" for none.',
+      }),
+      readonly_group = schema.string({
+        default = "",
+        doc = 'A group whose members may ask, but change nothing; "" for none.',
+      }),
+      patience = schema.seconds({
+        min = 1, max = 3600, default = 10,
+        doc = "A client that does not take its output for so long is dropped.",
+      }),
+    },
+    doc = "The console: a Lua prompt into the running daemon, flowd-lua-console(7). It is for root, the daemon's user and these "
+      .. "groups.",
+  }),
   plugin_dirs = schema.list({
     of = schema.path({}), default = { "/etc/flowd-lua/plugins" },
     doc = "Directories with a site's own plugins, searched in order before the built-in ones. "

@@ -123,6 +123,7 @@ local function apply(daemon, new, bits, chain)
   daemon:start_plugins(kept_plugins)
   log.setup(new.values.log.level, new.values.log.time)
   daemon:keep_configuration()
+  daemon.console:use()
 end
 
 --- Load the configuration again. What is wrong with it is logged, and then nothing changes.

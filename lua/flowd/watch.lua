@@ -9,7 +9,7 @@ local watch = {}
 
 local kinds = {
   rule = ffi.C.STATE_RUNNING_RULE, plugin = ffi.C.STATE_RUNNING_PLUGIN, backend = ffi.C.STATE_RUNNING_BACKEND,
-  file = ffi.C.STATE_RUNNING_FILE,
+  file = ffi.C.STATE_RUNNING_FILE, console = ffi.C.STATE_RUNNING_CONSOLE,
 }
 
 local words = {}

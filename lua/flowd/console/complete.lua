@@ -1,0 +1,135 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- What may stand at the end of a line: from the names that are there now, the fields of the value in front of
+--- a dot, and named arguments and strings of the command whose brackets are open.
+jit.off(true, true)
+
+local commands = require("flowd.console.commands")
+local environment = require("flowd.console.environment")
+local place = require("flowd.console.place")
+
+local complete = {}
+
+local CANDIDATES_MAX = 200
+
+local keywords = { "and", "break", "do", "else", "elseif", "end", "false", "for", "function", "if", "in", "local", "nil",
+  "not", "or", "repeat", "return", "then", "true", "until", "while" }
+
+local function starting(names, word, out)
+  local seen = {}
+  for _, name in ipairs(names) do
+    if name:sub(1, #word) == word and not seen[name] and #out < CANDIDATES_MAX then
+      seen[name] = true
+      out[#out + 1] = name
+    end
+  end
+  table.sort(out)
+  return out
+end
+
+-- The value of a.b.c, without running anything of the user's: plain fields only.
+local function resolve(env, path)
+  local value = env
+  for name in path:gmatch("[^.]+") do
+    if value == env then
+      local ok, found = pcall(function() return env[name] end)
+      value = ok and found or nil
+    elseif type(value) == "table" then
+      value = rawget(value, name)
+    else
+      return nil
+    end
+  end
+  return value
+end
+
+local function fields(value)
+  local names = {}
+  if type(value) == "string" then value = string end
+  if type(value) ~= "table" then return names end
+  for key in next, value do
+    if type(key) == "string" and key:find("^[%a_][%w_]*$") then names[#names + 1] = key end
+  end
+  return names
+end
+
+-- The command whose brackets are open at the end of the line, and what stands in them.
+local function open_call(line)
+  local depth, position = 0, #line
+  while position > 0 do
+    local c = line:sub(position, position)
+    if c == ")" or c == "}" then depth = depth + 1 end
+    if c == "(" or c == "{" then
+      if depth == 0 then
+        local name = line:sub(1, position - 1):match("([%a_][%w_]*)%s*%(?%s*$")
+        return name, line:sub(position + 1)
+      end
+      depth = depth - 1
+    end
+    position = position - 1
+  end
+  return nil
+end
+
+local function registry_names()
+  local names = {}
+  place.registry():each(function(_, name, aid) if not aid then names[#names + 1] = name end end)
+  return names
+end
+
+-- A text that begins with a quote: what it may be depends on where it stands.
+local function strings(call, inside)
+  local argument = inside:match("([%a_][%w_]*)%s*=%s*{?[^{}=]*$")
+  local names
+  if argument == "experiment" or argument == "activity" then
+    names = registry_names()
+  elseif call == "registry" then
+    names = registry_names()
+  elseif call == "help" then
+    names = commands.names()
+  elseif call == "loglevel" then
+    names = { "trace", "debug", "info", "warn", "error" }
+  elseif call == "enable" or call == "disable" or argument == "before" or argument == "after" or argument == "rule" then
+    names = {}
+    for _, rule in ipairs(place.chain() and place.chain().rules or {}) do names[#names + 1] = rule.name end
+  elseif argument == "plugin" or argument == "backend" then
+    names = {}
+    for _, m in ipairs(place.call("console_modules", argument)) do names[#names + 1] = m.name end
+  elseif argument == "protocol" then
+    names = { "tcp", "udp" }
+  elseif argument == "sort" or argument == "by" or argument == "sum" then
+    names = require("flowd.console.flow_fields").names()
+  end
+  return names or {}
+end
+
+--- Complete the end of a line.
+---@param session flowd.console.Session
+---@param line string up to the cursor
+---@return string word the part that the candidates replace
+---@return string[] candidates
+function complete.complete(session, line)
+  local call, inside = open_call(line)
+  local text = line:match("[\"']([^\"']*)$")
+  local _, quotes = line:gsub("[\"']", "")
+  if text and quotes % 2 == 1 then
+    return text, starting(strings(call, inside and inside:match("^(.*)[\"']") or ""), text, {})
+  end
+  local path, word = line:match("([%a_][%w_.]*)[.:]([%w_]*)$")
+  if path then return word, starting(fields(resolve(session.env, path)), word, {}) end
+  word = line:match("[%a_][%w_]*$") or ""
+  local names = {}
+  local command = call and commands.find(call)
+  if command and command.arguments then
+    for name in pairs(command.arguments) do names[#names + 1] = name end
+    -- At the place of an argument's name nothing else makes sense.
+    if inside:match("^%s*[%w_]*$") or inside:match("[,{]%s*[%w_]*$") then
+      return word, starting(names, word, {})
+    end
+  end
+  if word == "" and line:find("%S") then return "", {} end
+  for _, name in ipairs(environment.names(session.env)) do names[#names + 1] = name end
+  for _, name in ipairs(keywords) do names[#names + 1] = name end
+  return word, starting(names, word, {})
+end
+
+return complete

@@ -1,0 +1,211 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- What clients of the console type, evaluated in the policy's Lua state: in slices, interpreted, in the
+--- policy's environment. Everything that goes in and out is plain values, so that the server may be in
+--- another Lua state.
+jit.off(true, true)
+
+local commands = require("flowd.console.commands")
+local environment = require("flowd.console.environment")
+local format = require("flowd.console.format")
+local place = require("flowd.console.place")
+local slice = require("flowd.slice")
+
+local evaluator = {}
+
+local FLUSH_OCTETS = 32768 -- of output, before the client must have taken it
+local RESULTS_KEPT = 8192 -- octets of what is said about an error
+
+---@class flowd.console.Session
+---@field client integer
+---@field user string "root (uid 0, pid 17)"
+---@field readonly boolean
+---@field width integer columns of the client's terminal
+---@field json boolean
+---@field env table
+local Session = {}
+Session.__index = Session
+
+local sessions = {}
+
+--- Write to the client. May leave until the client has taken it.
+---@param text string
+function Session:write(text)
+  local out = self.out
+  out[#out + 1] = text
+  self.octets = self.octets + #text
+  if self.octets >= FLUSH_OCTETS and coroutine.isyieldable() then coroutine.yield("output") end
+end
+
+--- Write for people, also when the result goes to a program.
+function Session:say(text)
+  if not self.json then
+    self:write(text)
+    return
+  end
+  self.said[#self.said + 1] = text
+  self.octets = self.octets + #text
+  if self.octets >= FLUSH_OCTETS and coroutine.isyieldable() then coroutine.yield("output") end
+end
+
+--- Do nothing for a while.
+---@param seconds number
+function Session:wait(seconds) coroutine.yield("wait", seconds) end
+
+--- Before anything changes: may this client, and who was it.
+---@param what string for the log
+function Session:change(what)
+  if self.readonly then
+    error(("%s: you may ask, but not change anything (console.readonly_group)"):format(what:match("^[%w_]+") or what), 3)
+  end
+  place.call("console_log", self.client, what)
+end
+
+local function take(self)
+  local text, said = table.concat(self.out), table.concat(self.said)
+  self.out, self.said, self.octets = {}, {}, 0
+  return text, said
+end
+
+local function show(self, count, ...)
+  local write = function(text) self:write(text) end
+  if self.json then
+    -- One value as it is, several as a list.
+    if count ~= 1 then self:write("[") end
+    for i = 1, count do
+      if i > 1 then self:write(",") end
+      format.json((select(i, ...)), write)
+    end
+    if count ~= 1 then self:write("]") end
+    self:write("\n")
+    return
+  end
+  for i = 1, count do
+    local value = select(i, ...)
+    if not (value == nil and count == 1 and self.quiet_nil) then format.text(value, write, self.width) end
+  end
+end
+
+local function run(self, chunk, ...)
+  local function finish(...)
+    local count = select("#", ...)
+    if count > 0 or self.json then show(self, count, ...) end
+    if count > 0 and (...) ~= nil then self.variables._ = (...) end
+  end
+  finish(chunk(...))
+end
+
+-- An expression, or statements. Returns the chunk, or nil, message, incomplete.
+local function compile(code, env)
+  if code:sub(1, 1) == "\27" then return nil, "this is compiled Lua; only source text is accepted" end
+  local chunk, as_expression = load("return " .. code, "=console", "t", env)
+  if chunk then return chunk end
+  local message
+  chunk, message = load(code, "=console", "t", env)
+  if chunk then return chunk end
+  -- The one that got to the end tells what is missing there.
+  if as_expression:find("near '<eof>'", 1, true) then message = as_expression end
+  return nil, message, message:find("near '<eof>'", 1, true) ~= nil
+end
+
+local function session_of(client, options)
+  local self = sessions[client]
+  if not self then
+    self = setmetatable({ client = client, user = options.user, readonly = options.readonly, out = {}, said = {}, octets = 0 },
+      Session)
+    self.env, self.variables = environment.new(place.env(), commands.bind(self), options.readonly)
+    sessions[client] = self
+  end
+  return self
+end
+
+--- Begin to evaluate something for a client. One thing at a time for each.
+---@param client integer
+---@param code string
+---@param options { user: string, readonly: boolean, width: integer?, json: boolean?, interactive: boolean? }
+---@return "ok"|"error"|"incomplete" what
+---@return string|nil message
+function evaluator.start(client, code, options)
+  local self = session_of(client, options)
+  self.width, self.json, self.quiet_nil = options.width or 80, options.json or false, options.interactive or false
+  self.code = code
+  local chunk, message, incomplete = compile(code, self.env)
+  if not chunk then return incomplete and options.interactive and "incomplete" or "error", message end
+  self.running = slice.new(run, self, chunk)
+  jit.off(chunk, true)
+  return "ok"
+end
+
+-- The stack from the error to what was typed.
+local function trimmed(trace)
+  local lines = {}
+  for line in trace:gmatch("[^\n]+") do
+    if line:find("console/evaluator.lua", 1, true) then break end
+    lines[#lines + 1] = line
+  end
+  -- Only "stack traceback:" and the line that the message names anyway.
+  if #lines <= 2 then return "" end
+  return "\n" .. table.concat(lines, "\n")
+end
+
+local function error_text(message, trace)
+  if type(message) == "table" then
+    local ok, text = pcall(format.line, message, 2000)
+    message = ok and text or "(an error that is no text)"
+  end
+  local text = tostring(message)
+  if text:find("\nstack traceback:", 1, true) then trace = "" end
+  return format.clean(text .. trimmed(trace)):sub(1, RESULTS_KEPT)
+end
+
+--- Go on for a while.
+---@param client integer
+---@param budget_ns number
+---@return "more"|"wait"|"output"|"host"|"done"|"error"|"none" what
+---@return string text output of it
+---@return string said output for people where `text` is for programs
+---@return any detail wait: seconds; host: what is to be done when this has ended; error: message
+function evaluator.step(client, budget_ns)
+  local self = sessions[client]
+  if not self or not self.running then return "none", "", "" end
+  local what, detail, more = self.running:step(budget_ns)
+  local text, said = take(self)
+  if what == "more" then
+    -- What was yielded by the console's own functions; nothing when the time was spent.
+    if detail == "wait" or detail == "output" or detail == "host" then return detail, text, said, more end
+    return "more", text, said
+  end
+  self.running = nil
+  if what == "error" then return "error", text, said, error_text(detail, more) end
+  return "done", text, said
+end
+
+--- End what runs for a client. Where it was:
+---@param client integer
+---@return string traceback
+function evaluator.stop(client)
+  local self = sessions[client]
+  if not self or not self.running then return "" end
+  local trace = self.running:cancel()
+  self.running = nil
+  take(self)
+  return (trimmed(trace):gsub("^\n", ""))
+end
+
+--- The client is gone.
+---@param client integer
+function evaluator.forget(client)
+  evaluator.stop(client)
+  sessions[client] = nil
+end
+
+--- What may stand at the end of a line.
+---@param client integer
+---@param line string up to the cursor
+---@param options table as for start
+---@return string the word that is completed, and each candidate, a line each
+function evaluator.complete(client, line, options)
+  local word, candidates = require("flowd.console.complete").complete(session_of(client, options), line)
+  return word .. "\n" .. table.concat(candidates, "\n")
+end
+
+return evaluator

@@ -1,0 +1,287 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- Values as people and programs read them. Runs in slices: nothing here is compiled, and what is long is
+--- written piece by piece.
+jit.off(true, true)
+
+local ffi = require("ffi")
+
+local format = {}
+
+local DEPTH_MAX = 8
+local ENTRIES_MAX = 200 -- of one table, for people
+
+-- How the console's own objects show themselves: object to { text = function(object, width) -> string|nil,
+-- plain = function(object) -> value for JSON }.
+local views = setmetatable({}, { __mode = "k" })
+
+--- Have a table show itself.
+---@generic T: table
+---@param object T
+---@param view { text: (fun(object: table, write: fun(text: string), width: integer))?, plain: (fun(object: table): any)?, rows: boolean? }
+---@return T
+function format.view(object, view)
+  views[object] = view
+  return object
+end
+
+---@return table|nil
+function format.view_of(object) return type(object) == "table" and views[object] or nil end
+
+local escapes = { ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t", ['"'] = '\\"', ["\\"] = "\\\\" }
+
+local function quote(text)
+  return '"' .. text:gsub('[%c"\\\127]', function(c) return escapes[c] or ("\\%03d"):format(c:byte()) end) .. '"'
+end
+format.quote = quote
+
+--- A text that came from somewhere: no control characters reach the terminal.
+function format.clean(text)
+  return (text:gsub("[%z\1-\8\11-\31\127]", function(c) return ("\\%03d"):format(c:byte()) end))
+end
+
+local function number(n)
+  if n == math.floor(n) and math.abs(n) < 1e15 then return ("%d"):format(n) end
+  return ("%.14g"):format(n)
+end
+
+local function is_integer64(value)
+  return type(value) == "cdata" and (ffi.istype("int64_t", value) or ffi.istype("uint64_t", value))
+end
+
+local function custom_text(value)
+  local meta = getmetatable(value)
+  -- __metatable = false hides it: then tostring() alone tells.
+  if type(meta) == "table" and rawget(meta, "__tostring") then return tostring(value) end
+  if meta ~= nil and type(meta) ~= "table" then
+    local text = tostring(value)
+    if not text:find("^table: 0x") then return text end
+  end
+  return nil
+end
+
+local function scalar(value)
+  local kind = type(value)
+  if kind == "number" then return number(value) end
+  if kind == "string" then return quote(value) end
+  if kind == "nil" or kind == "boolean" then return tostring(value) end
+  if is_integer64(value) then return (tostring(value):gsub("U?LL$", "")) end
+  if kind == "function" then return "function" end
+  if kind == "table" then return custom_text(value) end
+  return tostring(value)
+end
+
+-- Keys in an order that people expect: 1, 2, 3, then numbers, then names.
+local function sorted_keys(t)
+  local keys, count = {}, 0
+  for key in next, t do
+    count = count + 1
+    if count <= 10000 then keys[count] = key end
+  end
+  local rank = { number = 1, string = 2 }
+  table.sort(keys, function(a, b)
+    local x, y = rank[type(a)] or 3, rank[type(b)] or 3
+    if x ~= y then return x < y end
+    if x == 3 then return tostring(a) < tostring(b) end
+    return a < b
+  end)
+  return keys, count
+end
+
+local function key_text(key)
+  if type(key) == "string" and key:find("^[%a_][%w_]*$") then return key end
+  return "[" .. (scalar(key) or "table") .. "]"
+end
+
+local render
+
+local function render_table(value, width, indent, depth, above)
+  if above[value] then return "(a table that contains itself)" end
+  if depth > DEPTH_MAX then return "{…}" end
+  above[value] = true
+  local keys, count = sorted_keys(value)
+  local items, length, inner = {}, 0, indent .. "  "
+  for position, key in ipairs(keys) do
+    if position > ENTRIES_MAX then break end
+    local text = render(value[key], width, inner, depth + 1, above)
+    if key ~= position then text = key_text(key) .. " = " .. text end
+    items[position] = text
+    length = length + #text + 2
+  end
+  above[value] = nil
+  if count > #items then items[#items + 1] = ("… and %d more"):format(count - #items) end
+  if #items == 0 then return "{}" end
+  local line = table.concat(items, ", ")
+  if length + #indent + 4 <= width and not line:find("\n", 1, true) then return "{ " .. line .. " }" end
+  return "{\n" .. inner .. table.concat(items, ",\n" .. inner) .. "\n" .. indent .. "}"
+end
+
+function render(value, width, indent, depth, above)
+  local text = scalar(value)
+  if text then return text end
+  local view = views[value]
+  if view and view.plain then value = view.plain(value) end
+  if type(value) ~= "table" then return scalar(value) end
+  return render_table(value, width, indent, depth, above)
+end
+
+--- Write one value for people. Text stands as it is.
+---@param value any
+---@param write fun(text: string)
+---@param width integer columns of the terminal
+function format.text(value, write, width)
+  local view = format.view_of(value)
+  if view and view.text then
+    view.text(value, write, width)
+    return
+  end
+  if type(value) == "string" then
+    write(value)
+    if value:sub(-1) ~= "\n" then write("\n") end
+    return
+  end
+  write(render(value, width, "", 1, {}))
+  write("\n")
+end
+
+--- One value in one line, cut to `width` characters.
+function format.line(value, width)
+  local text = type(value) == "string" and value or render(value, math.huge, "", 1, {})
+  text = text:gsub("%s*\n%s*", " ")
+  if #text > width then text = text:sub(1, math.max(width - 1, 1)) .. "…" end
+  return text
+end
+
+-- ---- JSON --------------------------------------------------------------------------
+
+local encode
+
+local function encode_list(value, write, above)
+  write("[")
+  for i = 1, #value do
+    if i > 1 then write(",") end
+    encode(value[i], write, above)
+  end
+  write("]")
+end
+
+local function encode_object(value, write, above)
+  write("{")
+  local first = true
+  for _, key in ipairs((sorted_keys(value))) do
+    if not first then write(",") end
+    first = false
+    write(format.json_string(tostring(key)))
+    write(":")
+    encode(value[key], write, above)
+  end
+  write("}")
+end
+
+local json_module
+--- A JSON string.
+function format.json_string(text)
+  json_module = json_module or require("flowd.json")
+  return json_module.encode(text)
+end
+
+function encode(value, write, above)
+  local view = format.view_of(value)
+  if view and view.plain then value = view.plain(value) end
+  local kind = type(value)
+  if kind == "table" then
+    local text = not view and custom_text(value)
+    if text then
+      write(format.json_string(text))
+      return
+    end
+    if above[value] then error("a table that contains itself cannot be written as JSON", 0) end
+    above[value] = true
+    if #value > 0 or (view and view.rows) then
+      encode_list(value, write, above)
+    else
+      encode_object(value, write, above)
+    end
+    above[value] = nil
+  elseif kind == "nil" then
+    write("null")
+  elseif kind == "number" then
+    write((value ~= value or math.abs(value) == math.huge) and "null" or number(value))
+  elseif kind == "boolean" or is_integer64(value) then
+    write(scalar(value))
+  else
+    write(format.json_string(kind == "string" and value or tostring(value)))
+  end
+end
+
+--- Write one value as JSON, without a line break behind it. What JSON cannot say is text; numbers that are
+--- none are null.
+---@param value any
+---@param write fun(text: string)
+function format.json(value, write) encode(value, write, {}) end
+
+-- ---- tables in columns ---------------------------------------------------------------
+
+-- Characters, not octets: UTF-8 continuation octets have no width.
+local function columns_of(text)
+  local _, more = text:gsub("[\128-\191]", "")
+  return #text - more
+end
+
+local function fit(text, width, right)
+  local length = columns_of(text)
+  if length > width then
+    -- The ends of addresses tell more than their middle.
+    if width < 5 or text:find("[\128-\255]") then return text:sub(1, width) end
+    local head = math.floor((width - 1) / 2)
+    return text:sub(1, head) .. "…" .. text:sub(-(width - 1 - head))
+  end
+  local fill = (" "):rep(width - length)
+  return right and fill .. text or text .. fill
+end
+
+--- Rows in columns that fit the terminal. When they do not, columns with the highest `least` number go first,
+--- then the widest are shortened.
+---@param columns { title: string, right: boolean?, spare: integer? }[] spare: 1 goes first; nil: never
+---@param rows string[][]
+---@param write fun(text: string)
+---@param width integer
+function format.columns(columns, rows, write, width)
+  local widths, shown = {}, {}
+  for i, column in ipairs(columns) do
+    widths[i] = columns_of(column.title)
+    for _, row in ipairs(rows) do widths[i] = math.max(widths[i], columns_of(row[i])) end
+    shown[i] = true
+  end
+  local function total()
+    local sum = -2
+    for i in ipairs(columns) do if shown[i] then sum = sum + widths[i] + 2 end end
+    return sum
+  end
+  while total() > width do
+    local victim
+    for i, column in ipairs(columns) do
+      if shown[i] and column.spare and (not victim or column.spare < columns[victim].spare) then victim = i end
+    end
+    if not victim then break end
+    shown[victim] = false
+  end
+  while total() > width do
+    local widest
+    for i in ipairs(columns) do
+      if shown[i] and widths[i] > 8 and (not widest or widths[i] > widths[widest]) then widest = i end
+    end
+    if not widest then break end
+    widths[widest] = widths[widest] - 1
+  end
+  local function line(cells, title)
+    local out = {}
+    for i, column in ipairs(columns) do
+      if shown[i] then out[#out + 1] = fit(title and cells[i].title or cells[i], widths[i], column.right) end
+    end
+    write((table.concat(out, "  "):gsub("%s+$", "")) .. "\n")
+  end
+  line(columns, true)
+  for _, row in ipairs(rows) do line(row) end
+end
+
+return format
