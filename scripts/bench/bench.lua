@@ -50,6 +50,16 @@ function bench.row(name, value, baseline, ratio, required, ok)
   io.flush()
 end
 
+--- Words before a command that is to run before all others on the machine, whose load is not what is measured;
+--- none where that is not allowed.
+---@return string[]
+function bench.realtime()
+  local words = { "chrt", "--fifo", "10" }
+  if process.run({ words[1], words[2], words[3], "true" }).code == 0 then return words end
+  bench.note("no real-time priority here: what else runs on the machine shows in the figures")
+  return {}
+end
+
 --- A remark for whoever watches.
 function bench.note(format, ...)
   io.stderr:write("   ", format:format(...), "\n")
