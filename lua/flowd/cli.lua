@@ -51,18 +51,17 @@ local function usage_error(format, ...)
   error({ usage = format:format(...) }, 0)
 end
 
--- Every option of every command and the common ones, by name; those of `command` win.
-local function all_options(command)
+-- Every option of every command and the common ones, by name.
+local function all_options()
   local by_name, names = {}, {}
-  local function add(list, owner)
+  local function add(list)
     for _, option in ipairs(list or {}) do
       if not by_name[option.name] then names[#names + 1] = option.name end
-      by_name[option.name] = { option = option, owner = owner }
+      by_name[option.name] = { option = option }
       if option.short then by_name[option.short] = by_name[option.name] end
     end
   end
-  for _, name in ipairs(cli.commands) do add(cli.command(name).options, name) end
-  if command then add(cli.command(command).options, command) end
+  for _, name in ipairs(cli.commands) do add(cli.command(name).options) end
   add(cli.options)
   return by_name, names
 end
@@ -76,13 +75,21 @@ local function check_value(option, value)
     suggest.hint(value, option.choices))
 end
 
+-- An option by name: a common one without a look at the commands, all of which would be loaded.
+local function find_option(name)
+  for _, option in ipairs(cli.options) do
+    if option.name == name or option.short == name then return { option = option } end
+  end
+  local by_name, names = all_options()
+  return by_name[name], names
+end
+
 -- One option at argv[i]; returns the index of its last word.
 local function parse_option(argv, i, given)
   local word = argv[i]
   local name, value = word:match("^(%-%-[^=]+)=(.*)$")
   name = name or word
-  local by_name, names = all_options()
-  local known = by_name[name]
+  local known, names = find_option(name)
   if not known then usage_error('unknown option "%s"%s', name, suggest.hint(name, names)) end
   local option = known.option
   if not option.value then
@@ -130,10 +137,12 @@ end
 --- The options that were given, as a table; those of another command are refused.
 function cli.check_options(command, given)
   local options = {}
-  local by_name = all_options(command)
+  local own = {}
+  for _, list in ipairs({ cli.options, command and cli.command(command).options or {} }) do
+    for _, option in ipairs(list) do own[option.name] = true end
+  end
   for _, g in ipairs(given) do
-    local known = by_name[g.option.name]
-    if known.owner and known.owner ~= command and command then
+    if command and not own[g.option.name] then
       usage_error("%s is no option of the command %s", g.option.name, command)
     end
     options[g.option.name:sub(3):gsub("-", "_")] = g.value

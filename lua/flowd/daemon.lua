@@ -460,6 +460,7 @@ function daemon.run(config, kept)
     self:running("backend"), #self.pipeline.chain.rules,
     #self.failed > 0 and ("; %d of its parts did not start"):format(#self.failed) or "")
   notify("READY=1\nSTATUS=" .. (#self.failed > 0 and "some parts did not start" or "running"))
+  collectgarbage("restart")
   loop.run()
   if self.values.on_stop == "keep" then return self:leave() end
   return self:stop()

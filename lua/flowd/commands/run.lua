@@ -14,6 +14,8 @@ Nothing is started when the configuration has an error.]],
     { name = "--user", value = "USER", doc = "Become this user when started as root. Overrides the configuration." },
   },
   run = function(_, options)
+    -- There is hardly any garbage until the daemon is ready, and then there is time for it.
+    collectgarbage("stop")
     api.watchdog_guard()
     -- The process before us hung: what it ran is what runs, without the script that hung.
     local kept = snapshot.take()
