@@ -6,7 +6,7 @@
 -- is a switch. A command is a module flowd.commands.NAME that returns
 --   summary    one line
 --   doc        paragraphs for the manual
---   arguments  list of { name = "NAME", optional = true?, doc = "…" }
+--   arguments  list of { name = "NAME", optional = true?, many = true? (the last one: any number of words), doc = "…" }
 --   options    list of options of its own
 --   raw        true: what follows the command is not parsed, but handed on as it is
 --   run        function(arguments, options, argv) -> exit status (0 done, 1 failed, 2 wrongly used)
@@ -35,7 +35,7 @@ cli.options = {
 }
 
 --- Names of the commands, in the order of the help.
-cli.commands = { "run", "check", "conf", "eval", "stats", "marker", "registry", "lua", "version", "help" }
+cli.commands = { "run", "check", "explain", "conf", "eval", "stats", "marker", "registry", "lua", "version", "help" }
 
 --- A command's module, or nil.
 ---@param name string
@@ -157,7 +157,8 @@ local function check_arguments(command, arguments)
       usage_error("%s: missing %s", command, argument.name)
     end
   end
-  if #arguments > #expected then
+  local last = expected[#expected]
+  if #arguments > #expected and not (last and last.many) then
     usage_error('%s: unexpected argument "%s"', command, arguments[#expected + 1])
   end
 end

@@ -78,7 +78,8 @@ function rules.compile(list, options)
   local problems, prepared = prepare(list, options, source_id)
   if #problems > 0 then return nil, problems end
   return chain.new(prepared, {
-    registry = options.registry, backends = options.backends, source_name = source_name, note = options.note,
+    registry = options.registry, backends = options.backends, source_name = source_name, source_id = source_id,
+    note = options.note,
     failures_max = options.failures_max, failures_window = options.failures_window,
   })
 end

@@ -298,7 +298,7 @@ view.flow = setmetatable({}, {
 function view.binding(options)
   return {
     names = tags.names(options.registry), backends = options.backends, plugins = {}, source_name = options.source_name,
-    hits = options.hits,
+    source_id = options.source_id, hits = options.hits,
   }
 end
 

@@ -84,7 +84,8 @@ function chain.new(rules, options)
   -- As a pointer LuaJIT makes it a constant of the machine code; self.hits keeps it alive.
   local hits = ffi.cast("struct counter **", self.hits)
   self.binding = view.binding({
-    registry = options.registry, backends = options.backends, source_name = options.source_name, hits = hits,
+    registry = options.registry, backends = options.backends, source_name = options.source_name,
+    source_id = options.source_id, hits = hits,
   })
   self.shared = {
     note = options.note or ffi.cast("struct state_running *", nowhere),
@@ -181,6 +182,45 @@ local function trim(message)
   local stack = message:sub(start):gsub("\n%s*=?rules:%d.*$", ""):gsub("\t", "  ")
   local _, lines = stack:gsub("\n", "")
   return message:sub(1, start - 1) .. (lines > 2 and stack or "")
+end
+
+--- Before rules are run one by one.
+function Chain:enter()
+  if current ~= self then self:become_current() end
+end
+
+---@param number integer
+function Chain:count_hit(number) self.hits[number].value = self.hits[number].value + 1 end
+
+local function call_and_stop(fn)
+  local verdict = fn(view.flow)
+  if verdict then stop(verdict) end
+  return verdict
+end
+
+--- Call one rule's function on one event, behind enter().
+---@param rule flowd.ChainRule
+---@param e ffi.cdata* struct flow_event *
+---@param live boolean count hits and errors
+---@return boolean ok
+---@return boolean|string acted or, if it failed, the message
+---@return "drop"|"accept"|nil verdict
+function Chain:call(rule, e, live)
+  local hits, errors = rule.hits_counter.value, rule.errors_counter
+  e.cursor, e.undo_cursor = rule.number, 0
+  self.shared.note.number = rule.number
+  cell.event = e
+  local ok, verdict = xpcall(call_and_stop, debug.traceback, rule.fn)
+  local acted = e.undo_cursor == rule.number
+  if not ok then view.undo() end
+  cell.event = nil
+  if not live then
+    rule.hits_counter.value = hits
+  elseif not ok then
+    errors.value = errors.value + 1
+  end
+  if not ok then return false, trim(verdict) end
+  return true, acted, verdict and tostring(verdict) or nil
 end
 
 -- Behind an error: the rest of the event's rules, then the events after it.

@@ -16,6 +16,7 @@ local PORT_MAX = 65535
 
 ---@class flowd.Declaration
 ---@field tests table<string, any> by field; see `matchers`
+---@field match table<string, any> as it was written
 ---@field experiment? integer
 ---@field activity? integer
 ---@field application? string
@@ -333,7 +334,7 @@ function declaration.check(body, options)
     messages = {}, tests = {}, registry = options.registry, backends = options.backends, plugins = options.plugins,
     source_id = options.source_id,
   }, Check)
-  local out = { tests = self.tests }
+  local out = { tests = self.tests, match = type(body.match) == "table" and body.match or {} }
   self:closed("", body, known)
   self:match(body.match)
   self:set(body.set, out)
