@@ -27,6 +27,16 @@ return {
   -- integer from 1 to 16777216 flows.
   max_flows = 1000000,
 
+  -- Memory that rules, maps and timers may use together. A script that asks for more gets an error,
+  -- and the one that holds most is switched off. A reload needs as much again until the old
+  -- configuration is gone. Expects an integer from 16 to 1048576 MB.
+  memory_limit = 256,
+
+  -- CPU time that loading this file with all its rules and maps may take. A reload that takes
+  -- longer is given up; events are handled all the while. Expects seconds from 0.1 to 3600 (a
+  -- number, or "500ms", "30s", "5m", "1h", "1d").
+  load_timeout = 30,
+
   -- How long ending all open flows and sending their last messages may take when the daemon stops.
   -- What is not done by then is counted and logged. Expects seconds from 0 to 3600 (a number, or
   -- "500ms", "30s", "5m", "1h", "1d").

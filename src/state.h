@@ -52,6 +52,7 @@ enum {
 	STATE_RUNNING_BACKEND = 3,
 	STATE_RUNNING_FILE = 4, /* a configuration or rule file is being loaded */
 	STATE_RUNNING_CONSOLE = 5,
+	STATE_RUNNING_TIMER = 6, /* of a site's policy */
 };
 
 /* Noted before a script is entered, so that whoever takes over after a hang or a

@@ -213,15 +213,25 @@ end
 ---@param format string as string.format
 function cli.fail(format, ...) error({ failure = format:format(...) }, 0) end
 
---- For commands: the configuration that the options name. All its errors are told, then the
+--- For commands: the configuration that the options name, and its rules. All its errors are told, then the
 --- command ends with status 1.
 ---@param options table
+---@param kept flowd.Snapshot?
 ---@return flowd.Config
-function cli.load_config(options, kept)
-  local config = require("flowd.config")
-  local loaded, errors = config.load(options.conf or cli.default_conf,
+---@return flowd.PolicyBuilder builder to be closed
+function cli.load_policy(options, kept)
+  local loaded, errors, builder = require("flowd.policy_config").load(options.conf or cli.default_conf,
     { log_level = options.log_level, log_time = options.log_time, user = options.user }, kept)
   if not loaded then error({ errors = errors }, 0) end
+  return loaded, builder
+end
+
+--- The same without its rules.
+---@param options table
+---@return flowd.Config
+function cli.load_config(options)
+  local loaded, builder = cli.load_policy(options)
+  builder:close()
   return loaded
 end
 

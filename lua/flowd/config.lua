@@ -3,6 +3,7 @@
 local bit = require("bit")
 local ffi = require("ffi")
 local api = require("flowd.api")
+local memory = require("flowd.memory")
 local options = require("flowd.options")
 local plugins = require("flowd.plugins")
 local policy = require("flowd.policy")
@@ -28,6 +29,8 @@ local ENOENT = 2
 ---@field values table every option, completed with the defaults
 ---@field modules table<string, table<string, table>> by kind and key: the module behind it
 ---@field registry flowd.Registry
+---@field registry_file string|nil where that is from; nil: built in
+---@field module_names table<string, table<string, table>> by kind and key: its name, and the directories searched
 ---@field rules table[] all rules, those of files in their place
 ---@field entries table[] the same as written: { rule = … } or, for files, { name = …, rules = … }
 ---@field files string[] every file that was read
@@ -119,12 +122,17 @@ function Loader:run_file(path, text)
   local function whole(message) return source_lines.whole_path(message, path) end
   local chunk, message = self.policy:load(text, "@" .. path)
   if not chunk then return false, whole(message) end
-  local mark = watch.enter("file", path)
-  local ok, value = xpcall(chunk, function(err)
+  local before = memory.enter()
+  local ok, value = watch.load(path, chunk, function(err)
+    memory.leave(before)
     if type(err) ~= "string" then return ("%s: error object is no string (%s)"):format(path, type(err)) end
     return whole(err)
   end)
-  watch.leave(mark)
+  memory.leave(before)
+  if not ok and memory.is_refusal(value) then
+    collectgarbage()
+    value = ("%s: not enough memory: memory_limit is %d MB"):format(path, memory.limit() or 0)
+  end
   local made, problems = self.policy:take_rules()
   for _, problem in ipairs(ok and problems or {}) do self:fail_text(problem) end
   return ok, value, made
@@ -172,7 +180,24 @@ function Loader:load_module(kind, key, section, directories)
     self:fail(keys, message)
     return nil
   end
-  return module, self:validate(options.of_module(module), section, { kind, key })
+  self.module_names[kind][key] = { name = name, directories = directories }
+  local completed = self:validate(options.of_module(module), section, { kind, key })
+  self:check_plain(completed, { kind, key })
+  return module, completed
+end
+
+-- Options are data: plugins and backends live in another Lua state.
+function Loader:check_plain(value, keys)
+  local kind = type(value)
+  if kind == "table" then
+    for key, item in pairs(value) do
+      keys[#keys + 1] = key
+      self:check_plain(item, keys)
+      keys[#keys] = nil
+    end
+  elseif kind ~= "nil" and kind ~= "boolean" and kind ~= "number" and kind ~= "string" then
+    self:fail(keys, ("a %s cannot be handed to a plugin or backend: options are data"):format(kind))
+  end
 end
 
 function Loader:load_modules(kind)
@@ -194,14 +219,33 @@ function Loader:load_modules(kind)
   return modules
 end
 
+-- A registry, from a file or what was kept of it. Not a trusted file: it is data, and every part of it is checked.
+function Loader:read_registry(path)
+  local text, problems
+  if self.kept then
+    text = self.kept.files[path]
+    problems = { path .. ": not among what was kept of the configuration" }
+  else
+    text, problems = registry.read_file(path)
+  end
+  local loaded
+  if text then loaded, problems = registry.parse(text, path) end
+  if not loaded then return nil, problems end
+  self.sources.files[path], self.registry_file = text, path
+  return loaded
+end
+
 function Loader:load_registry()
   local settings = self.values.registry
   if settings and settings.ca and settings.ca ~= "" then settings.ca = below(self.directory, settings.ca) end
-  local fetched = registry_cache.load(self.values)
-  if fetched then return fetched end
+  -- What was fetched last, when there is something of use.
+  local fetched = registry_cache.path(self.values)
+  local loaded = fetched and self:read_registry(fetched)
+  if loaded then return loaded end
   local file = settings and settings.file or ""
   if file ~= "" then
-    local loaded, _, problems = registry.load_file(below(self.directory, file))
+    local problems
+    loaded, problems = self:read_registry(below(self.directory, file))
     if loaded then return loaded end
     for _, problem in ipairs(problems) do self:fail({ "registry", "file" }, problem) end
   end
@@ -310,10 +354,12 @@ end
 -- Everything after the chunk has returned its table.
 function Loader:build(raw, made)
   self.values = self:validate(options.global, raw, {}) or {}
+  if type(self.values.memory_limit) == "number" then memory.set_limit(self.values.memory_limit) end
   self.registry = self:load_registry()
   local result = {
     path = self.path, directory = self.directory, owner = self.owner, values = self.values,
-    registry = self.registry, files = self.files, sources = self.sources, map_files = self.policy.files,
+    registry = self.registry, registry_file = self.registry_file, files = self.files, sources = self.sources,
+    module_names = self.module_names, map_files = self.policy.files,
     env = self.policy.env,
   }
   result.modules = { plugins = self:load_modules("plugins"), backends = self:load_modules("backends") }
@@ -326,6 +372,13 @@ function Loader:build(raw, made)
   return result
 end
 
+-- What the file says of memory holds while it is loaded, too.
+function Loader:expect_memory(text)
+  local megabytes = tonumber(("\n" .. text):match("[\n,{]%s*memory_limit%s*=%s*(%d+)"))
+  local field = options.global.memory_limit
+  if megabytes and megabytes >= field.min and megabytes <= field.max then memory.set_limit(megabytes) end
+end
+
 local function load_file(path, overrides, kept)
   local owner = tonumber(api.trust_file_owner(path))
   if owner == -ENOENT and not kept then
@@ -333,13 +386,14 @@ local function load_file(path, overrides, kept)
   end
   local self = setmetatable({
     path = path, directory = directory_of(path), owner = owner, problems = {}, files = {},
-    kept = kept, sources = snapshot.new(),
+    kept = kept, sources = snapshot.new(), module_names = { plugins = {}, backends = {} },
   }, Loader)
   self.policy = policy.new({
     directory = self.directory, owner = owner, kept = kept ~= nil, read = function(name) return self:read(name, owner) end,
   })
   local text, message = self:read(path, ffi.C.TRUST_OWN_FILE)
   if not text then return nil, { message } end
+  self:expect_memory(text)
   self.lines = source_lines.read(text)
   local ok, raw, made = self:run_file(path, text)
   if not ok then return nil, { raw } end

@@ -88,11 +88,14 @@ counters.help = {
   flowd_marker_packets_total = "Packets seen by the marking program, by what it did and why.",
   flowd_marker_refused_total = "Marks that could not be set, changed or removed, by reason.",
   flowd_marker_removed_total = "Marks that were removed.",
+  flowd_memory_off_total = "Rules and timers switched off because they held most of the memory that memory_limit allows, "
+    .. "by kind and name.",
   flowd_modules_failed = "Plugins and backends that are configured and did not start.",
   flowd_registry_unknown_total = "Events whose experiment, or whose activity of a known experiment, is not in the "
     .. "registry; they pass unless registry.strict.",
   flowd_registry_updates_total = "Times that the registry's URL was asked, by result: new, unchanged, failed (no answer "
     .. "of use), refused (the configuration cannot be loaded with it).",
+  flowd_reload_pause_microseconds = "How long events waited at most, at a time, during the last reload.",
   flowd_reloads_total = "Times the configuration was loaded again on SIGHUP, by result: ok, or refused for an error.",
   flowd_resolver_failures_total = "Look-ups of a collector's name that gave no address.",
   flowd_rule_errors_total = "Events on which a rule failed: they went on as if it had not matched.",
@@ -100,11 +103,13 @@ counters.help = {
   flowd_rules_index_octets = "Memory of the index of declared rules.",
   flowd_rules_indexed = "Declared rules that are found by the index and not tried one by one.",
   flowd_rules_off = "Rules that are switched off because they kept failing.",
+  flowd_script_off = "Rules and timers that are switched off, by kind and name: 1 until a reload or restart.",
   flowd_scripts_hung_total = "Scripts that never returned, by kind and name: the process was replaced and goes on "
     .. "without them.",
   flowd_scripts_off = "Rules, plugins and backends that are switched off because they never returned.",
   flowd_site_total = "What rules count by flowd.state.counter, by its name.",
   flowd_state_damaged_total = "Parts of the state file that were found damaged and given up.",
+  flowd_timer_errors_total = "Errors that timers of the policy raised, by where the timer was made.",
   flowd_writes_refused_total = "Writes of plugins and backends that did not fit into the connection's queue: the peer "
     .. "takes too little.",
 }

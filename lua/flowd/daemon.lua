@@ -20,7 +20,6 @@ local plugins = require("flowd.plugins")
 local privileges = require("flowd.privileges")
 local registry_updates = require("flowd.registry_updates")
 local reload = require("flowd.reload")
-local rules = require("flowd.rules")
 local snapshot = require("flowd.snapshot")
 local sockets = require("flowd.sockets")
 local stats = require("flowd.stats")
@@ -94,6 +93,8 @@ function Daemon:blame(kind, number, name)
       name)
   elseif kind == "console" then
     log.error("console: what %s typed never returned: the process was replaced", name)
+  elseif kind == "timer" then
+    log.error("timer %s never returned: the process was replaced, the timer is switched off until a reload or restart", name)
   else
     log.error("%s '%s' never returned: the process was replaced, the %s is switched off until a reload or restart", kind,
       name, kind)
@@ -201,24 +202,23 @@ function Daemon:start_plugins(running)
   end
 end
 
-function Daemon:compile_rules(config, bits)
-  return rules.compile(config.rules, {
-    note = self.note, registry = config.registry, backends = bits, plugins = config.values.plugins,
-    source_id = function(name) return api.state_name_id(self.state, name) end,
-    source_name = function(id)
-      local name = api.state_name(self.state, id)
-      return name ~= nil and ffi.string(name) or nil
-    end,
+local function address(pointer) return tonumber(ffi.cast("intptr_t", pointer)) end
+
+-- Begin to compile the rules of a configuration, in its policy state.
+function Daemon:begin_rules(builder, bits)
+  builder:begin("flowd.policy_load.compile", {
+    state = address(self.state), table = address(self.table), note = address(self.note), bits = bits,
   })
 end
 
+local no_rules = { run = function() end }
+
 -- From now on events go this way.
-function Daemon:use_chain(chain)
-  for _, rule in ipairs(chain.rules) do
-    if self.off["rule " .. rule.name] then chain:switch(rule, false) end
-  end
+function Daemon:use_policy(policy, rules)
+  policy:call("flowd.policy_load.activate", self.off)
+  self.policy, self.rules = policy, rules
   self.pipeline = pipeline.new({
-    table = self.table, batch = self.batch, chain = chain, backends = self.backends,
+    table = self.table, batch = self.batch, chain = rules > 0 and policy or no_rules, backends = self.backends,
     observe = flow_log.new(self.registry, self.bits),
   })
 end
@@ -272,9 +272,11 @@ function Daemon:build()
   if not bits then refuse("%s", message) end
   -- Backends first: a plugin may deliver events from the moment it starts.
   self:start_backends(bits, {})
-  local chain, problems = self:compile_rules(config, bits)
-  if not chain then refuse("%s", table.concat(problems, "; ")) end
-  self:use_chain(chain)
+  self:begin_rules(self.builder, bits)
+  local what, rules, problems = self.builder:finish()
+  if not rules or what == "errors" then refuse("%s", table.concat(problems or rules, "; ")) end
+  self.builder.policy:call("flowd.policy_load.warm")
+  self:use_policy(self.builder.policy, rules)
   self:adopt_flows({})
   self:start_plugins({})
   -- The input that was left is through: flows that had ended before are not needed any more.
@@ -314,13 +316,14 @@ function Daemon:upgrade()
   if not handle then log.error("SIGUSR2: this process goes on: %s", message) end
 end
 
---- Take the configuration that stands in the files now.
+--- Take the configuration that stands in the files now, when all of it has been loaded.
 ---@param done? fun(ok: boolean, errors: string[]?) is told when that is done
 function Daemon:reload(done)
   notify(("RELOADING=1\nMONOTONIC_USEC=%d\nSTATUS=reloading"):format(tonumber(api.clock_monotonic_ns() / 1000)))
-  local ok = reload.run(self)
-  notify("READY=1\nSTATUS=" .. (ok and "running" or "running; the last reload was refused"))
-  if done then done(ok) end
+  reload.start(self, function(ok, errors)
+    notify("READY=1\nSTATUS=" .. (ok and "running" or "running; the last reload was refused"))
+    if done then done(ok, errors) end
+  end)
 end
 
 function Daemon:watch_signals()
@@ -370,6 +373,7 @@ end
 
 --- Go, and leave everything to the next process: what a killed daemon leaves, in good order.
 function Daemon:leave()
+  reload.cancel(self)
   notify("STOPPING=1\nSTATUS=leaving open flows to the next start")
   self.sockets:close()
   self.console:close(true)
@@ -383,6 +387,7 @@ end
 
 --- End all flows, stop everything, remove what is ours. Returns the exit status.
 function Daemon:stop()
+  reload.cancel(self)
   notify("STOPPING=1\nSTATUS=ending open flows")
   local deadline_ns = api.clock_monotonic_ns() + ffi.cast("uint64_t", self.values.stop_deadline * 1e9)
   for _, handle in ipairs(self.signals or {}) do handle:close() end
@@ -409,6 +414,9 @@ end
 function Daemon:release()
   if self.registry_updates then self.registry_updates:close() end
   if self.console then self.console:close(true) end
+  reload.cancel(self)
+  self.builder:close()
+  if self.policy then self.policy:close() end
   api.watchdog_stop()
   if self.sockets then self.sockets:close() end
   if self.table and self.table ~= nil then api.flow_table_close(self.table) end
@@ -427,12 +435,13 @@ function Daemon:running(kind)
 end
 
 --- Run the daemon until a signal ends it.
----@param config table what flowd.config.load returned
+---@param config flowd.Config
+---@param builder flowd.PolicyBuilder what loaded it
 ---@param kept flowd.Snapshot? what the process before us left when a script hung in it
 ---@return integer status of the process
-function daemon.run(config, kept)
+function daemon.run(config, builder, kept)
   local self = setmetatable({
-    config = config, kept = kept, values = config.values, instances = {}, failed = {},
+    config = config, builder = builder, kept = kept, values = config.values, instances = {}, failed = {},
   }, Daemon)
   -- Values of the first start, whatever a reload said since.
   for name, value in pairs(kept and kept.fixed or {}) do
@@ -457,7 +466,7 @@ function daemon.run(config, kept)
     self:keep_configuration()
   end)
   log.info("flowd-lua %s is ready: plugins %s; backends %s; %d rules%s", _flowd.version, self:running("plugin"),
-    self:running("backend"), #self.pipeline.chain.rules,
+    self:running("backend"), self.rules,
     #self.failed > 0 and ("; %d of its parts did not start"):format(#self.failed) or "")
   notify("READY=1\nSTATUS=" .. (#self.failed > 0 and "some parts did not start" or "running"))
   collectgarbage("restart")

@@ -49,6 +49,16 @@ options.global = {
     doc = "How many flows can be open at once. Memory is taken as flows come, at most 256 octets each. "
       .. "A flow beyond that is refused, counted and logged; no open flow is ever pushed out.",
   }),
+  memory_limit = schema.integer({
+    min = 16, max = 1048576, default = 256, unit = "MB",
+    doc = "Memory that rules, maps and timers may use together. A script that asks for more gets an error, and the one "
+      .. "that holds most is switched off. A reload needs as much again until the old configuration is gone.",
+  }),
+  load_timeout = schema.seconds({
+    min = 0.1, max = 3600, default = 30,
+    doc = "CPU time that loading this file with all its rules and maps may take. A reload that takes longer is given "
+      .. "up; events are handled all the while.",
+  }),
   stop_deadline = schema.seconds({
     max = 3600, default = 10,
     doc = "How long ending all open flows and sending their last messages may take when the daemon stops. "

@@ -78,7 +78,7 @@ function plugins.find(kind, name, directories, read)
     if text then
       local chunk, message = load(text, "@" .. path, "t")
       if not chunk then return nil, message end
-      local ok, module = pcall(watch.call, "file", path, chunk, name)
+      local ok, module = watch.load(path, chunk, debug.traceback, name)
       if not ok then return nil, tostring(module) end
       local checked, problem = check_shape(kind, name, module, path)
       if checked then sources[checked] = text end

@@ -9,6 +9,7 @@ local map = require("flowd.map")
 local sandbox = require("flowd.sandbox")
 local state = require("flowd.state")
 local suggest = require("flowd.suggest")
+local timers = require("flowd.timers")
 
 local policy = {}
 
@@ -51,6 +52,8 @@ local function words_of(box, makers)
       if not address then error(message, 2) end
       return address
     end,
+    every = timers.every,
+    after = timers.after,
     map = sandbox.closed(makers, "flowd.map"),
     state = sandbox.closed({ counter = state.counter, table = state.table }, "flowd.state"),
     log = say,
@@ -77,6 +80,7 @@ end
 ---@return flowd.Policy
 function policy.new(files)
   for i = #unbound, 1, -1 do unbound[i] = nil end
+  timers.forget()
   local box = sandbox.new()
   local self = setmetatable({ box = box, env = box.env, made = {}, named = {} }, Policy)
   box:define("rule", definition.maker(function(rule) self.made[#self.made + 1] = rule end, self.named))

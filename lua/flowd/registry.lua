@@ -253,6 +253,20 @@ function registry.fingerprint(text)
   return bit.tohex(a) .. bit.tohex(b)
 end
 
+--- The text of a file.
+---@param path string
+---@return string|nil text
+---@return string[]|nil problems
+function registry.read_file(path)
+  local file, message = io.open(path, "rb")
+  if not file then return nil, { message } end
+  local text = file:read(FILE_MAX + 1)
+  file:close()
+  if not text then return nil, { path .. ": the file is empty or cannot be read" } end
+  if #text > FILE_MAX then return nil, { ("%s: larger than %d octets"):format(path, FILE_MAX) } end
+  return text
+end
+
 --- A registry from a file in the published form. Who may write the file is not checked: it is data,
 --- and every part of it is.
 ---@param path string
@@ -260,18 +274,9 @@ end
 ---@return string|nil message all problems, separated by "; "
 ---@return string[]|nil problems
 function registry.load_file(path)
-  local file, message = io.open(path, "rb")
-  if not file then return nil, message, { message } end
-  local text = file:read(FILE_MAX + 1)
-  file:close()
-  local self, problems
-  if not text then
-    problems = { path .. ": the file is empty or cannot be read" }
-  elseif #text > FILE_MAX then
-    problems = { ("%s: larger than %d octets"):format(path, FILE_MAX) }
-  else
-    self, problems = registry.parse(text, path)
-  end
+  local text, problems = registry.read_file(path)
+  local self
+  if text then self, problems = registry.parse(text, path) end
   if self then return self end
   return nil, table.concat(problems, "; "), problems
 end

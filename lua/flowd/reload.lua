@@ -1,14 +1,16 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- A new configuration for the running daemon: all of it, or, on any error, nothing.
 --
--- Runs between two batches. What the new configuration says about a plugin or backend in the same words,
--- with the same code, keeps running, with its pipes, sockets and marks.
+-- The new configuration is loaded into a policy state of its own, a slice in each turn of the loop, while events
+-- go on through the old one. Then, between two batches, the two are exchanged. What the new one says about a
+-- plugin or backend in the same words, with the same code, keeps running, with its pipes, sockets and marks.
 local ffi = require("ffi")
 local api = require("flowd.api")
-local config = require("flowd.config")
 local counters = require("flowd.counters")
 local log = require("flowd.log")
+local loop = require("flowd.loop")
 local plugins = require("flowd.plugins")
+local policy_config = require("flowd.policy_config")
 local privileges = require("flowd.privileges")
 local watch = require("flowd.watch")
 
@@ -16,6 +18,9 @@ local reload = {}
 
 -- What is taken when the process starts.
 reload.at_start = { "runtime_dir", "state_dir", "cache_dir", "pid_file", "max_flows", "user", "group" }
+
+-- Of a turn of the loop, for loading.
+local SLICE_NS = 2e6
 
 local kind_of = { plugin = "plugins", backend = "backends" }
 
@@ -87,20 +92,7 @@ local function stop_changed(daemon, new, what)
   return kept
 end
 
--- Everything that can be wrong is found before anything changes.
-local function load(daemon)
-  local new, errors = config.load(daemon.config.path, daemon.config.overrides)
-  if not new then return nil, errors end
-  local bits, message = daemon:backend_bits(new)
-  if not bits then return nil, { message } end
-  local chain, problems = daemon:compile_rules(new, bits)
-  if not chain then return nil, problems end
-  local denied = privileges.denied(new, function(kind, name) return unchanged(daemon.config, new, kind, name) end)
-  if denied then return nil, denied end
-  return new, nil, bits, chain
-end
-
-local function apply(daemon, new, bits, chain)
+local function apply(daemon, new, builder, bits, rules)
   for _, name in ipairs(reload.at_start) do
     if new.values[name] ~= daemon.values[name] then
       log.warn("reload: %s is now %s: it is taken at the next restart", name, tostring(new.values[name]))
@@ -118,36 +110,135 @@ local function apply(daemon, new, bits, chain)
   local kept_backends = stop_changed(daemon, new, "backend")
   daemon:use(new)
   daemon:start_backends(bits, kept_backends)
-  daemon:use_chain(chain)
+  builder.policy:call("flowd.policy_load.import_state", daemon.policy:call("flowd.policy_load.export_state"))
+  local old = daemon.policy
+  daemon:use_policy(builder.policy, rules)
+  daemon.builder = builder
   daemon:adopt_flows(kept_backends)
   daemon:start_plugins(kept_plugins)
   log.setup(new.values.log.level, new.values.log.time)
   daemon:keep_configuration()
   daemon.console:use()
+  return old
 end
 
---- Load the configuration again. What is wrong with it is logged, and then nothing changes.
----@param daemon table flowd.daemon's
----@return boolean
-function reload.run(daemon)
-  local path = daemon.config.path
-  local started = api.clock_monotonic_ns()
-  local ok, new, errors, bits, chain = xpcall(load, debug.traceback, daemon)
-  if not ok then new, errors = nil, { tostring(new) } end
-  if not new then
-    local counter = counters.get("flowd_reloads_total", { result = "refused" })
-    counter.value = counter.value + 1
-    for _, message in ipairs(errors) do log.error("%s", message) end
-    log.error("reload: %s has %d error%s: the configuration before it goes on", path, #errors, #errors == 1 and "" or "s")
-    return false
+local function milliseconds(since) return tonumber(ffi.cast("int64_t", api.clock_monotonic_ns() - since)) / 1e6 end
+
+---@class flowd.Reload
+---@field daemon table
+---@field builder flowd.PolicyBuilder
+---@field longest number milliseconds of the longest pause of events
+local Reload = {}
+Reload.__index = Reload
+
+-- Events had to wait for this.
+function Reload:pause(fn, ...)
+  local before = api.clock_monotonic_ns()
+  local function passed(...)
+    self.longest = math.max(self.longest, milliseconds(before))
+    return ...
   end
-  apply(daemon, new, bits, chain)
-  local counter = counters.get("flowd_reloads_total", { result = "ok" })
+  return passed(fn(...))
+end
+
+function Reload:finish(ok, errors)
+  self.daemon.reloading = nil
+  local counter = counters.get("flowd_reloads_total", { result = ok and "ok" or "refused" })
   counter.value = counter.value + 1
-  log.info("reload: %s is in use: plugins %s; backends %s; %d rules; took %.0f ms", path, daemon:running("plugin"),
-    daemon:running("backend"), #chain.rules,
-    tonumber(ffi.cast("int64_t", api.clock_monotonic_ns() - started)) / 1e6)
-  return true
+  self.done(ok, errors)
+end
+
+function Reload:refuse(errors)
+  self.builder:close()
+  for _, message in ipairs(errors) do log.error("%s", message) end
+  log.error("reload: %s has %d error%s: the configuration before it goes on", self.builder.path, #errors,
+    #errors == 1 and "" or "s")
+  self:finish(false, errors)
+end
+
+-- In a turn of its own, so that events are handled first.
+function Reload:next(fn)
+  self.handle = loop.after(0, function()
+    local ok, message = xpcall(fn, debug.traceback, self)
+    if ok then return end
+    if not self.swapping then return self:refuse({ tostring(message) }) end
+    log.error("reload: %s", message)
+    self:finish(false)
+  end)
+end
+
+-- Slices, until what was begun is done; then fn gets its results.
+function Reload:slices(fn)
+  self:next(function()
+    local function stepped(what, ...)
+      if what == "more" then return self:slices(fn) end
+      if what == "errors" then return self:refuse(...) end
+      local result, errors = ...
+      if not result then return self:refuse(errors) end
+      self.result = result
+      self:next(fn)
+    end
+    stepped(self:pause(self.builder.step, self.builder, SLICE_NS))
+  end)
+end
+
+-- Everything that can be wrong is found before anything changes.
+function Reload:loaded()
+  local new, errors = self:pause(policy_config.complete, self.result)
+  if not new then return self:refuse(errors) end
+  local bits, message = self.daemon:backend_bits(new)
+  if not bits then return self:refuse({ message }) end
+  local denied = privileges.denied(new, function(kind, name) return unchanged(self.daemon.config, new, kind, name) end)
+  if denied then return self:refuse(denied) end
+  self.new, self.bits = new, bits
+  self.daemon:begin_rules(self.builder, bits)
+  self:slices(self.compiled)
+end
+
+function Reload:compiled()
+  self.rules = self.result
+  self:pause(self.builder.policy.call, self.builder.policy, "flowd.policy_load.warm")
+  self:next(self.swap)
+end
+
+function Reload:swap()
+  local daemon = self.daemon
+  self.swapping = true
+  local old = self:pause(apply, daemon, self.new, self.builder, self.bits, self.rules)
+  local used = old:memory()
+  local before = api.clock_monotonic_ns()
+  self:pause(old.close, old)
+  log.debug("reload: the policy before held %.1f MB; closing it took %.1f ms", used / 2 ^ 20, milliseconds(before))
+  counters.get("flowd_reload_pause_microseconds").value = self.longest * 1000
+  log.info("reload: %s is in use: plugins %s; backends %s; %d rules; took %.0f ms, of which events waited %.1f ms at a time",
+    self.builder.path, daemon:running("plugin"), daemon:running("backend"), self.rules, milliseconds(self.started),
+    self.longest)
+  self:finish(true)
+end
+
+--- Give up a reload that is under way.
+---@param daemon table flowd.daemon's
+function reload.cancel(daemon)
+  local running = daemon.reloading
+  if not running then return end
+  daemon.reloading = nil
+  if running.handle then running.handle:close() end
+  running.builder:close()
+  running.done(false, { "the reload was given up: another one began, or the daemon ends" })
+end
+
+--- Begin to load the configuration again. What is wrong with it is logged, and then nothing changes. One that is
+--- being loaded is given up: its files may have changed meanwhile.
+---@param daemon table flowd.daemon's
+---@param done fun(ok: boolean)
+function reload.start(daemon, done)
+  reload.cancel(daemon)
+  local values = daemon.values
+  local self = setmetatable({ daemon = daemon, done = done, started = api.clock_monotonic_ns(), longest = 0 }, Reload)
+  self.builder = self:pause(policy_config.new, daemon.config.path, daemon.config.overrides, nil,
+    { limit = values.memory_limit, seconds = values.load_timeout })
+  daemon.reloading = self
+  self:slices(self.loaded)
 end
 
 return reload

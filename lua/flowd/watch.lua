@@ -9,7 +9,7 @@ local watch = {}
 
 local kinds = {
   rule = ffi.C.STATE_RUNNING_RULE, plugin = ffi.C.STATE_RUNNING_PLUGIN, backend = ffi.C.STATE_RUNNING_BACKEND,
-  file = ffi.C.STATE_RUNNING_FILE, console = ffi.C.STATE_RUNNING_CONSOLE,
+  file = ffi.C.STATE_RUNNING_FILE, console = ffi.C.STATE_RUNNING_CONSOLE, timer = ffi.C.STATE_RUNNING_TIMER,
 }
 
 local words = {}
@@ -17,7 +17,7 @@ for word, kind in pairs(kinds) do words[kind] = word end
 
 --- The word for a kind in a note; nil: nothing was running.
 ---@param kind integer STATE_RUNNING_*
----@return "rule"|"plugin"|"backend"|"file"|nil
+---@return "rule"|"plugin"|"backend"|"file"|"timer"|nil
 function watch.word(kind) return words[kind] end
 
 --- Enter a script by hand; the result goes to watch.leave(), whatever happens.
@@ -35,6 +35,24 @@ local function left(mark, ok, ...)
 end
 
 local function keep(err) return type(err) == "string" and debug.traceback(err, 2) or err end
+
+--- The site's own file that is being loaded; nil: none.
+---@type string|nil
+watch.file = nil
+
+--- Call a function of a file that is being loaded, as watch.call. It may be left and gone on with in slices.
+---@param path string
+---@param fn function
+function watch.load(path, fn, ...)
+  local before = watch.file
+  watch.file = path
+  local mark = enter(kinds.file, 0, path)
+  return (function(...)
+    watch.file = before
+    leave(mark)
+    return ...
+  end)(xpcall(fn, ...))
+end
 
 --- Call a function of a script; what it raises goes on, strings with their traceback.
 ---@param kind "rule"|"plugin"|"backend"|"file"

@@ -13,10 +13,14 @@ local function inode(path) return (process.must({ "stat", "-c", "%i", path }):gs
 local function rule(activity) return ('rule "activity" { set = { activity = %d } },'):format(activity) end
 
 local function reload(d, text)
-  local before = select(2, d:log():gsub("reload: ", ""))
+  local function count()
+    local log = d:log()
+    return select(2, log:gsub("reload: [^\n]* is in use", "")) + select(2, log:gsub("reload: [^\n]* goes on", ""))
+  end
+  local before = count()
   d:signal("HUP")
   process.wait_for("the reload", SECONDS, function()
-    return select(2, d:log():gsub("reload: ", "")) > before and d:log():match(text or "reload: [^\n]* is in use")
+    return count() > before and d:log():match(text or "reload: [^\n]* is in use")
   end)
 end
 
@@ -139,19 +143,67 @@ describe("a reload", function()
     assert.same({ code = 0 }, d:stop())
   end)
 
-  it("that never comes to its end is given up; the configuration before it goes on", function()
-    local d = daemon.start({ rules = rule(7) })
+  it("that never comes to its end is given up; events go on all the while", function()
+    local FLOWS = 20000
+    local d = daemon.start({ rules = rule(7), config = { load_timeout = 1 }, log_level = "info" })
+    temp.write(d.conf, "local x = 0\nwhile true do x = x + 1 end")
+    local path = temp.write(d.dir .. "/lines", flow_lines.lines("start", "::1", "::1", "atlas 1", 0, FLOWS - 1))
+    d:signal("HUP")
+    local writer = process.start({ "dd", "if=" .. path, "of=" .. d.pipe, "bs=4k", "conv=notrunc,nocreat", "status=none" })
+    d:expect("conf.lua:%d: never came to its end while it was loaded: given up after 1 s", SECONDS)
+    d:expect("reload: [^\n]*: the configuration before it goes on", SECONDS)
+    assert.same({ code = 0 }, writer:wait(SECONDS))
+    daemon.write_config(d.dir, {}) -- `stats` reads it too
+    d:wait_for_counter("flowd_flows_open", FLOWS)
+    assert.equal(FLOWS, d:counter('flowd_rule_hits_total{rule="activity"}'))
+    assert.equal(0, d:counter("flowd_scripts_hung_total"))
+    assert.same({ code = 0 }, d:stop())
+  end)
+
+  it("that hangs in a string pattern is given up by a new process; the configuration before it goes on", function()
+    local registry = [[{"version":1,"experiments":[{"expId":2,"expName":"atlas","activities":[]},
+      {"expId":300,"expName":"ours","activities":[]}]}]]
+    local dir = temp.dir()
+    temp.write(dir .. "/names.json", registry)
+    temp.write(dir .. "/site.lua", 'rule "ours" { set = { experiment = "ours" } }')
+    local d = daemon.start({ dir = dir, config = { registry = { file = "names.json" }, rules = { "site.lua" } } })
     d:write(line(1000))
     d:wait_for_counter("flowd_flows_open", 1)
-    temp.write(d.conf, "while true do end")
+    -- What ran before is not read from files that are being edited.
+    temp.write(dir .. "/site.lua", 'return ("a"):rep(40):find(("a*"):rep(40) .. "b")')
     d:signal("HUP")
-    d:expect("conf.lua: never came to its end while it was loaded", SECONDS)
+    d:expect("site.lua: never came to its end while it was loaded: the process was replaced", SECONDS)
     d:expect("never came to its end.-is ready: ", SECONDS)
-    daemon.write_config(d.dir, {}) -- `stats` reads it too
     d:write(line(1001))
-    d:wait_for_counter("flowd_flows_open", 2)
-    assert.equal(2, d:counter('flowd_rule_hits_total{rule="activity"}'))
+    -- `stats` reads the configuration too.
+    temp.write(dir .. "/site.lua", 'rule "ours" { set = { experiment = "ours" } }')
+    d:wait_for_counter('flowd_rule_hits_total{rule="ours"}', 2)
+    assert.equal(2, d:counter("flowd_flows_open"))
     assert.equal(1, d:counter("flowd_scripts_hung_total"))
+    assert.same({ code = 0 }, d:stop())
+  end)
+
+  it("starts again when another signal comes while it loads", function()
+    local d = daemon.start({ rules = rule(7), config = { load_timeout = 3000 } })
+    temp.write(d.conf, "print('begun') while true do end")
+    d:signal("HUP")
+    d:expect("begun", SECONDS)
+    d:write(line(1000))
+    daemon.write_config(d.dir, {}, rule(8))
+    d:wait_for_counter("flowd_flows_open", 1)
+    reload(d)
+    assert.equal(1, d:counter("flowd_reloads_total"))
+    assert.same({ code = 0 }, d:stop())
+  end)
+
+  it("keeps what rules are doing while it loads, and a stop does not wait for it", function()
+    local d = daemon.start({ rules = rule(7), config = { load_timeout = 3000 } })
+    temp.write(d.conf, "print('begun') while true do end")
+    d:signal("HUP")
+    d:expect("begun", SECONDS)
+    d:write(line(1000))
+    daemon.write_config(d.dir, {}, rule(8))
+    d:wait_for_counter("flowd_flows_open", 1)
     assert.same({ code = 0 }, d:stop())
   end)
 

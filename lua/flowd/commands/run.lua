@@ -19,11 +19,11 @@ Nothing is started when the configuration has an error.]],
     api.watchdog_guard()
     -- The process before us hung: what it ran is what runs, without the script that hung.
     local kept = snapshot.take()
-    local ok, config = pcall(cli.load_config, options, kept)
+    local ok, config, builder = pcall(cli.load_policy, options, kept)
     if not ok and kept then
       log.error("the configuration kept from before cannot be loaded: its files are read again")
       kept = nil
-      ok, config = pcall(cli.load_config, options)
+      ok, config, builder = pcall(cli.load_policy, options)
     end
     if not ok then
       if type(config) ~= "table" or not config.errors then error(config, 0) end
@@ -31,6 +31,6 @@ Nothing is started when the configuration has an error.]],
       return 1
     end
     log.setup(config.values.log.level, config.values.log.time)
-    return require("flowd.daemon").run(config, kept)
+    return require("flowd.daemon").run(config, builder, kept)
   end,
 }

@@ -12,6 +12,7 @@ local generate = require("flowd.rules.generate")
 local rule_index = require("flowd.rules.index")
 local jit_options = require("flowd.jit_options")
 local log = require("flowd.log")
+local memory_guard = require("flowd.memory_guard")
 local protected = require("flowd.protect").call
 local view = require("flowd.view")
 
@@ -144,7 +145,7 @@ function Chain:contain(message)
   rule.errors_counter.value = rule.errors_counter.value + 1
   rule.log = rule.log or log.limited(5, 60)
   rule.log("error", '%s:%d: rule "%s" failed on %s: %s', rule.file, rule.line, rule.name, view.describe(e), message)
-  self:judge(rule, self.seen + index)
+  if not memory_guard.react(self, message) then self:judge(rule, self.seen + index) end
   return index, number + 1
 end
 
@@ -164,11 +165,23 @@ end
 -- Called now and then: no trace of it is wanted.
 jit.off(Chain.count_off)
 
+--- Switch a rule off for good: what it holds is let go.
+---@param rule flowd.ChainRule
+function Chain:discard(rule)
+  self:switch(rule, false)
+  rule.fn, rule.declaration = nil, nil
+  if self.on_discard then self.on_discard(rule) end
+  self:compile()
+  -- Machine code holds what it refers to.
+  jit.flush()
+end
+
 --- Switch a rule on or off.
 ---@param rule flowd.ChainRule
 ---@param on boolean
 function Chain:switch(rule, on)
   rule.off = not on
+  counters.get("flowd_script_off", { kind = "rule", name = rule.name }).value = on and 0 or 1
   rule.failures = nil
   if not self.index:switch(rule.number, on) then self:compile() end
   if current == self then self:count_off() end
