@@ -5,8 +5,6 @@ local bit = require("bit")
 local api = require("flowd.api")
 local loop = require("flowd.loop")
 local log = require("flowd.log")
-local map = require("flowd.map")
-local map_timer = require("flowd.map.timer")
 local console = require("flowd.console.service")
 local context = require("flowd.context")
 local counters = require("flowd.counters")
@@ -17,6 +15,7 @@ local flow_line = require("flowd.flow_line")
 local known_tags = require("flowd.known_tags")
 local pipeline = require("flowd.pipeline")
 local plugins = require("flowd.plugins")
+local policy_state = require("flowd.policy_state")
 local privileges = require("flowd.privileges")
 local registry_updates = require("flowd.registry_updates")
 local reload = require("flowd.reload")
@@ -227,7 +226,6 @@ end
 function Daemon:use(config)
   self.config, self.values, self.registry = config, config.values, config.registry
   flow_line.use_registry(self.registry)
-  map.use_only(config.map_files)
   known_tags.use_registry(self.registry, self.values.registry.strict)
   if self.registry_updates then self.registry_updates:configure() end
   self.put_event, self.flush_emitted = emit.inbox(self.registry, self.run_batch)
@@ -461,10 +459,10 @@ function daemon.run(config, builder, kept)
   self:watch_signals()
   self.registry_updates = registry_updates.start(self)
   self:feed_watchdog()
-  self.map_timer = map_timer.start(function(texts)
+  policy_state.host.map_files_changed = function(texts)
     for path, text in pairs(texts) do self.config.sources.files[path] = text end
     self:keep_configuration()
-  end)
+  end
   log.info("flowd-lua %s is ready: plugins %s; backends %s; %d rules%s", _flowd.version, self:running("plugin"),
     self:running("backend"), self.rules,
     #self.failed > 0 and ("; %d of its parts did not start"):format(#self.failed) or "")

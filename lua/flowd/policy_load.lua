@@ -6,7 +6,9 @@ local ffi = require("ffi")
 local api = require("flowd.api")
 local config = require("flowd.config")
 local counters = require("flowd.counters")
+local host = require("flowd.host")
 local inside = require("flowd.policy_inside")
+local map_timer = require("flowd.map.timer")
 local memory = require("flowd.memory")
 local memory_guard = require("flowd.memory_guard")
 local rules = require("flowd.rules")
@@ -85,6 +87,7 @@ function load.activate(off)
     if off["rule " .. rule.name] then inside.chain:switch(rule, false) end
   end
   inside.active = true
+  map_timer.start(function(texts) host.call("map_files_changed", texts) end)
   timers.start(off, function(message) return memory_guard.react(inside.chain, message) end)
 end
 
