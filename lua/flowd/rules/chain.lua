@@ -169,7 +169,7 @@ jit.off(Chain.count_off)
 ---@param rule flowd.ChainRule
 function Chain:discard(rule)
   self:switch(rule, false)
-  rule.fn, rule.declaration = nil, nil
+  rule.fn = nil
   if self.on_discard then self.on_discard(rule) end
   self:compile()
   -- Machine code holds what it refers to.
