@@ -203,11 +203,9 @@ end
 
 local function address(pointer) return tonumber(ffi.cast("intptr_t", pointer)) end
 
--- Begin to compile the rules of a configuration, in its policy state.
-function Daemon:begin_rules(builder, bits)
-  builder:begin("flowd.policy_load.compile", {
-    state = address(self.state), table = address(self.table), note = address(self.note), bits = bits,
-  })
+-- What the rules of a configuration are compiled with, in its policy state.
+function Daemon:rules_options(bits)
+  return { state = address(self.state), table = address(self.table), note = address(self.note), bits = bits }
 end
 
 local no_rules = { run = function() end }
@@ -270,9 +268,8 @@ function Daemon:build()
   if not bits then refuse("%s", message) end
   -- Backends first: a plugin may deliver events from the moment it starts.
   self:start_backends(bits, {})
-  self:begin_rules(self.builder, bits)
-  local what, rules, problems = self.builder:finish()
-  if not rules or what == "errors" then refuse("%s", table.concat(problems or rules, "; ")) end
+  local rules, problems = self.builder:now("flowd.policy_load.compile", self:rules_options(bits))
+  if not rules then refuse("%s", table.concat(problems, "; ")) end
   self.builder.policy:call("flowd.policy_load.warm")
   self:use_policy(self.builder.policy, rules)
   self:adopt_flows({})

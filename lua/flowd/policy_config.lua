@@ -2,6 +2,7 @@
 --- A configuration, loaded in a policy state of its own, as the main state sees it.
 --
 --     local builder = policy_config.new(path, overrides, kept, { limit = 256, seconds = 30 })
+--     builder:begin_load()
 --     repeat local what, result = builder:step(budget_ns) until what ~= "more"
 --
 -- What comes of it is data, the modules of plugins and backends (which live in the main state), and the
@@ -35,10 +36,14 @@ function policy_config.new(path, overrides, kept, limits)
     path = path, spent_ns = 0, seconds = limits.seconds or policy_config.LOAD_TIMEOUT,
     policy = policy_state.new({ limit = (limits.limit or policy_config.MEMORY_LIMIT) * MIB }),
   }, Builder)
-  self:begin("flowd.policy_load.run", path, overrides or {}, kept)
+  self.load_arguments = { path, overrides or {}, kept }
   return self
 end
 
+--- Begin to load.
+function Builder:begin_load() self:begin("flowd.policy_load.run", unpack(self.load_arguments, 1, 3)) end
+
+--- Begin a call that is made in steps.
 function Builder:begin(name, ...) self.policy:call("flowd.policy_inside.begin", name, ...) end
 
 function Builder:close() self.policy:close() end
@@ -79,13 +84,17 @@ function Builder:step(budget_ns)
   return stepped(pcall(self.policy.call, self.policy, "flowd.policy_inside.step", budget_ns))
 end
 
---- All of it, in one go.
-function Builder:finish()
-  local function go_on(what, ...)
-    if what == "more" then return go_on(self:step(1e8)) end
-    return what, ...
+--- Call a function of the policy in one go, where nothing else waits. A file that never comes to its end is the
+--- watchdog's.
+---@param name string
+---@return any result nil: there are errors
+---@return string[]|nil errors
+function Builder:now(name, ...)
+  local function called(ok, ...)
+    if ok then return ... end
+    return nil, self:failure(...)
   end
-  return go_on(self:step(1e8))
+  return called(pcall(self.policy.call, self.policy, name, ...))
 end
 
 -- The modules of plugins and backends, as texts that were checked in the policy state.
@@ -131,8 +140,7 @@ end
 ---@return flowd.PolicyBuilder|nil builder with the rules; to be closed
 function policy_config.load(path, overrides, kept)
   local builder = policy_config.new(path, overrides, kept)
-  local what, summary, errors = builder:finish()
-  if what == "errors" then summary, errors = nil, summary end
+  local summary, errors = builder:now("flowd.policy_load.run", unpack(builder.load_arguments, 1, 3))
   local config
   if summary then config, errors = policy_config.complete(summary) end
   if config then return config, nil, builder end

@@ -191,7 +191,7 @@ function Reload:loaded()
   local denied = privileges.denied(new, function(kind, name) return unchanged(self.daemon.config, new, kind, name) end)
   if denied then return self:refuse(denied) end
   self.new, self.bits = new, bits
-  self.daemon:begin_rules(self.builder, bits)
+  self.builder:begin("flowd.policy_load.compile", self.daemon:rules_options(bits))
   self:slices(self.compiled)
 end
 
@@ -238,6 +238,7 @@ function reload.start(daemon, done)
   self.builder = self:pause(policy_config.new, daemon.config.path, daemon.config.overrides, nil,
     { limit = values.memory_limit, seconds = values.load_timeout })
   daemon.reloading = self
+  self:pause(self.builder.begin_load, self.builder)
   self:slices(self.loaded)
 end
 
