@@ -22,13 +22,12 @@ local reload = require("flowd.reload")
 local snapshot = require("flowd.snapshot")
 local sockets = require("flowd.sockets")
 local stats = require("flowd.stats")
-local subprocess = require("flowd.subprocess")
+local upgrade = require("flowd.upgrade")
 local watch = require("flowd.watch")
 
 local SIGHUP, SIGINT, SIGUSR1, SIGUSR2, SIGTERM = 1, 2, 10, 12, 15
 
-local CHECK_SECONDS = 60 -- for a new binary to say whether it can take over
-local FLUSH_SECONDS = 0.2 -- for queued fireflies before it does
+local READ_SECONDS = 0.5 -- for what waits in pipes when we leave
 
 -- What the service manager is told; without one this does nothing.
 local function notify(text)
@@ -288,29 +287,6 @@ function Daemon:build()
   if unclaimed > 0 then log.warn("%d descriptors of the process before this one were not needed any more", unclaimed) end
 end
 
---- Let the binary that stands at our path now take over, when it says that it can.
-function Daemon:upgrade()
-  if self.upgrading then return end
-  local argv = { ffi.string(api.handover_binary()), "check", "--conf", self.config.path, "takeover" }
-  local handle, message = subprocess.run(argv, { seconds = CHECK_SECONDS }, function(status, output)
-    self.upgrading = nil
-    if status ~= 0 then
-      log.error("SIGUSR2: this process goes on: %s %s", argv[1], status == -1 and "did not answer" or "refuses:")
-      log.write("error", "%s", output)
-      return
-    end
-    self:finish_backends(api.clock_monotonic_ns() + ffi.cast("uint64_t", FLUSH_SECONDS * 1e9))
-    log.info("SIGUSR2: handing over to %s", argv[1])
-    snapshot.withdraw() -- it was asked to: it reads the files
-    notify("RELOADING=1")
-    local failure = api.handover_exec()
-    self:keep_configuration()
-    log.error("SIGUSR2: this process goes on: %s: %s", argv[1], ffi.string(api.error_text(failure)))
-  end)
-  self.upgrading = handle
-  if not handle then log.error("SIGUSR2: this process goes on: %s", message) end
-end
-
 --- Take the configuration that stands in the files now, when all of it has been loaded.
 ---@param done? fun(ok: boolean, errors: string[]?) is told when that is done
 function Daemon:reload(done)
@@ -334,7 +310,7 @@ function Daemon:watch_signals()
     loop.signal(SIGUSR1, function()
       for _, line in ipairs(stats.lines(self.state)) do log.info("%s", line) end
     end),
-    loop.signal(SIGUSR2, function() self:upgrade() end),
+    loop.signal(SIGUSR2, function() upgrade.start(self) end),
     loop.signal(SIGHUP, function() self:reload() end),
   }
 end
@@ -366,15 +342,28 @@ function Daemon:finish_backends(deadline_ns)
   return left
 end
 
+-- What waits in pipes is lost when nobody has them open any more: read it, while there is something.
+function Daemon:read_inputs()
+  local deadline_ns = api.clock_monotonic_ns() + ffi.cast("uint64_t", READ_SECONDS * 1e9)
+  local header, idle = api.state_header(self.state), 0
+  repeat
+    local before = header.batch
+    loop.turn()
+    idle = header.batch == before and idle + 1 or 0
+  until idle == 3 or api.clock_monotonic_ns() > deadline_ns
+end
+
 --- Go, and leave everything to the next process: what a killed daemon leaves, in good order.
 function Daemon:leave()
   reload.cancel(self)
   notify("STOPPING=1\nSTATUS=leaving open flows to the next start")
   self.sockets:close()
   self.console:close(true)
+  self:read_inputs()
   local unsent = self:finish_backends(api.clock_monotonic_ns() + ffi.cast("uint64_t", self.values.stop_deadline * 1e9))
   if unsent > 0 then log.error("stop_deadline: %d fireflies were not sent", unsent) end
   log.info("%d open flows are left to the next start", api.flow_table_count(self.table))
+  api.watchdog_stop()
   api.state_close(self.state, false)
   if self.pid_file then api.process_remove_pid_file(self.pid_file) end
   return 0

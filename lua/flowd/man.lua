@@ -123,6 +123,29 @@ local function write_command(page, name)
   end
 end
 
+-- What outlives the process, and what does not.
+local function survival(page)
+  page:macro("Sh WHAT SURVIVES")
+  page:text([[Marks are pinned in a BPF file system; open flows, input that was read, and counters are in the state file. A daemon
+that is killed, replaces itself (SIGUSR2, a script that hangs) or stops with on_stop = "keep" leaves all of that to
+the next start: packets of open flows are marked all the time, flows keep their start time and label, and lines that
+were read are processed, at worst once more. None of it survives a reboot.]])
+  page:macro("Pp")
+  page:text([[Lines that wait in a pipe belong to the kernel, which keeps them for as long as a process has the pipe open. When the
+daemon replaces itself it stays open. When it is killed, systemd holds it open for a unit with
+FileDescriptorStoreMax=. Without that, what sat in the pipe while nobody held it open is lost, at most 1 MiB; programs
+that have the pipe open get EPIPE, those that open it wait for the next start.]])
+  page:macro("Pp")
+  page:text([[Ends that were missed are found: three seconds after the start of a daemon that took over from a killed one, and again
+a minute later, the open TCP flows are ended whose local socket had been seen in the daemon's network namespace and
+does not exist any more. A start of an open flow whose socket is gone ends that flow first.
+flowd_flows_missed_ends_total counts both.]])
+  page:macro("Pp")
+  page:text([[Lines that were in hand at a crash go one by one at the next start. The one that is in hand when the daemon dies again
+is set aside in a file of state_dir, is logged and counted (flowd_input_set_aside_total), and the daemon goes on
+behind it.]])
+end
+
 --- flowd-lua(8).
 ---@param date string as mdoc writes it: "January 2, 2026"
 ---@return string
@@ -163,10 +186,15 @@ stop_deadline.]])
   page:macro("It Dv SIGHUP")
   page:text([[Load the configuration and its files again. When anything is wrong with them, every error is logged with its file
 and line and nothing changes. Otherwise rules are exchanged between two batches of events, and plugins and
-backends whose options changed are stopped and started; the others keep their pipes, sockets and marks.
+backends whose options changed are stopped and started; the others keep their pipes, sockets and marks, and the
+marker takes new options without leaving a packet unmarked.
 Directories, pid_file and max_flows are taken at the next restart. Rules, plugins and backends that were switched off,
 because they kept failing or never returned, are on again.]])
+  page:macro("It Dv SIGUSR2")
+  page:text([[Replace the process by the binary that stands at its path now, for an upgrade. That one first checks the
+configuration and the state file; if it refuses, the old one goes on and logs why. Process id, pipes, open flows and marks stay.]])
   page:macro("El")
+  survival(page)
   page:macro("Sh SCRIPTS THAT NEVER RETURN")
   page:text([[A rule, plugin or backend that uses a second of CPU time without returning, or blocks for ten seconds, does not
 stop the daemon: the process is replaced in place, with the same process id, open flows, pipes and unfinished input. The log names the
@@ -176,6 +204,8 @@ configuration that was accepted before, whatever its files say meanwhile.]])
   page:macro("Bl -tag -width Ds")
   page:macro("It Pa " .. cli.default_conf)
   page:text("The configuration, unless --conf names another.")
+  page:macro("It Pa " .. options.global.state_dir.default .. "/set-aside-*")
+  page:text("Lines that the daemon died of twice. They can be written into the pipe again.")
   page:macro("It Pa " .. options.global.runtime_dir.default .. "/state")
   page:text("Open flows and counters of the running daemon, in the configured runtime_dir.")
   page:macro("El")

@@ -352,7 +352,7 @@ describe("pinned marks", function()
     local conf = daemon.write_config(temp.dir())
     local result = process.run({ daemon.binary(), "--conf", conf, "marker", "clear" })
     assert.are.equal(2, result.code)
-    assert.is_truthy(result.stderr:find("expected status, flows or clean", 1, true))
+    assert.is_truthy(result.stderr:find("expected status, flows, clean or test", 1, true))
   end)
 end)
 
