@@ -91,6 +91,7 @@ counters.help = {
   flowd_memory_off_total = "Rules and timers switched off because they held most of the memory that memory_limit allows, "
     .. "by kind and name.",
   flowd_modules_failed = "Plugins and backends that are configured and did not start.",
+  flowd_policy_memory_octets = "Memory that rules, maps and timers use; memory_limit is its limit.",
   flowd_registry_unknown_total = "Events whose experiment, or whose activity of a known experiment, is not in the "
     .. "registry; they pass unless registry.strict.",
   flowd_registry_updates_total = "Times that the registry's URL was asked, by result: new, unchanged, failed (no answer "

@@ -3,6 +3,7 @@
 --- is not limited; there these functions do nothing.
 local ffi = require("ffi")
 local api = require("flowd.api")
+local counters = require("flowd.counters")
 
 local memory = {}
 
@@ -59,11 +60,15 @@ function memory.is_refusal(message) return type(message) == "string" and message
 
 -- LuaJIT starts to collect when memory has doubled since the last time, whatever the limit is.
 local tuned = false
+local gauge
 
 --- Once per batch: near the limit the collector is to be in time.
 function memory.watch()
   if not heap then return end
-  local near = api.heap_used(heap) * 2 > api.heap_limit(heap)
+  local used = api.heap_used(heap)
+  gauge = gauge or counters.get("flowd_policy_memory_octets")
+  gauge.value = used
+  local near = used * 2 > api.heap_limit(heap)
   if near == tuned then return end
   tuned = near
   collectgarbage("setpause", near and 110 or 200)
