@@ -174,6 +174,10 @@ function methods:sleep(seconds)
   task.wait("sleep", function(resume) self:after(seconds, resume) end)
 end
 
+--- Wait, inside of spawn, until somebody calls the function that `start` is given; returns what it is called with.
+---@param start fun(wake: fun(...))
+function methods:wait(start) return task.wait("wait", start) end
+
 --- Watch a descriptor, which stays the caller's.
 ---@param fd integer
 ---@param mode "r"|"w"|"rw"

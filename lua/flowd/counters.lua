@@ -109,6 +109,8 @@ counters.help = {
     .. "without them.",
   flowd_scripts_off = "Rules, plugins and backends that are switched off because they never returned.",
   flowd_site_total = "What rules count by flowd.state.counter, by its name.",
+  flowd_site_events_dropped_total = "Events that a site's own plugin or backend gave up, by reason.",
+  flowd_site_events_total = "Events that a site's own plugin or backend handled.",
   flowd_state_damaged_total = "Parts of the state file that were found damaged and given up.",
   flowd_timer_errors_total = "Errors that timers of the policy raised, by where the timer was made.",
   flowd_writes_refused_total = "Writes of plugins and backends that did not fit into the connection's queue: the peer "

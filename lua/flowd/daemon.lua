@@ -10,6 +10,7 @@ local context = require("flowd.context")
 local counters = require("flowd.counters")
 local emit = require("flowd.emit")
 local fifo_stream = require("flowd.fifo_stream")
+local failures = require("flowd.failures")
 local flow_log = require("flowd.flow_log")
 local flow_line = require("flowd.flow_line")
 local known_tags = require("flowd.known_tags")
@@ -163,6 +164,7 @@ function Daemon:start_instance(kind, name, route_bit)
   if section.required and not why and not self.started then refuse("%s '%s' is required and did not start: %s", what, name, message) end
   log.error("%s '%s' did not start: %s", what, name, message)
   self.failed[#self.failed + 1] = { kind = what, name = name, message = message }
+  failures.write(self.values.runtime_dir, self.failed)
   counters.get("flowd_modules_failed", { kind = what, name = name }).value = 1
   return nil
 end
@@ -223,6 +225,7 @@ end
 function Daemon:use(config)
   self.config, self.values, self.registry = config, config.values, config.registry
   flow_line.use_registry(self.registry)
+  failures.clear(self.values.runtime_dir)
   known_tags.use_registry(self.registry, self.values.registry.strict)
   if self.registry_updates then self.registry_updates:configure() end
   self.put_event, self.flush_emitted = emit.inbox(self.registry, self.run_batch)

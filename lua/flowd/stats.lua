@@ -4,6 +4,7 @@
 local ffi = require("ffi")
 local api = require("flowd.api")
 local counters = require("flowd.counters")
+local failures = require("flowd.failures")
 local json = require("flowd.json")
 
 local stats = {}
@@ -59,6 +60,7 @@ end
 local function read_state(view, path)
   local h = api.state_header(view)
   return { path = path, running = api.state_owned(view), pid = h.pid, flows_max = h.flows_max,
+    failed = failures.read(path:match("^(.*)/[^/]*$") or "."),
     started = os.date("!%Y-%m-%dT%H:%M:%SZ", tonumber(h.opened_us / 1000000)), adoptions = h.adoptions }
 end
 
@@ -75,7 +77,11 @@ function formats.text(state, list)
   local owner = state.running and ("running with pid %d since %s"):format(state.pid, state.started)
     or state.pid == 0 and "ended, its flows are kept for the next start"
     or ("not running: pid %d, started %s, was killed"):format(state.pid, state.started)
-  return ("flowd-lua %s (%s)\n"):format(owner, state.path) .. table.concat(text_lines(list), "\n") .. "\n"
+  local lines = { ("flowd-lua %s (%s)\n"):format(owner, state.path) }
+  for _, entry in ipairs(state.failed) do
+    lines[#lines + 1] = ("%s %s did not start: %s\n"):format(entry.kind, entry.name, entry.message)
+  end
+  return table.concat(lines) .. table.concat(text_lines(list), "\n") .. "\n"
 end
 
 function formats.json(state, list)
