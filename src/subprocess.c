@@ -12,7 +12,7 @@
 
 extern char **environ;
 
-static int spawn(const char *const *argv, int output, pid_t *pid)
+static int spawn(const char *const *argv, int input, int output, pid_t *pid)
 {
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attributes;
@@ -28,7 +28,10 @@ static int spawn(const char *const *argv, int output, pid_t *pid)
 	posix_spawnattr_setsigdefault(&attributes, &defaults);
 	posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
 	posix_spawn_file_actions_init(&actions);
-	posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+	if (input >= 0)
+		posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO);
+	else
+		posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
 	posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
 	posix_spawn_file_actions_adddup2(&actions, output, STDERR_FILENO);
 	/* Programs of others need none of our capabilities. The watchdog, which would start our own next
@@ -45,7 +48,7 @@ static int spawn(const char *const *argv, int output, pid_t *pid)
 	return -err;
 }
 
-int subprocess_start(const char *const *argv, int *output)
+int subprocess_start(const char *const *argv, int input, int *output)
 {
 	int fds[2];
 	pid_t pid;
@@ -55,7 +58,9 @@ int subprocess_start(const char *const *argv, int *output)
 		return -errno;
 	/* Only our end: the child may not expect a non-blocking output. */
 	fcntl(fds[0], F_SETFL, O_NONBLOCK);
-	err = spawn(argv, fds[1], &pid);
+	if (input >= 0)
+		lseek(input, 0, SEEK_SET);
+	err = spawn(argv, input, fds[1], &pid);
 	close(fds[1]);
 	if (err) {
 		close(fds[0]);

@@ -167,7 +167,7 @@ function ctx.fifo(options) end
 ---@field group? string Of a FIFO that is made: a name or a number.
 ---@field replace_regular_file? boolean true: a regular file at the path is renamed.
 
---- Run a program. Its input is empty.
+--- Run a program.
 ---@param argv string[] argv[1] is its path
 ---@param options? flowd.RunOptions
 ---@param callback? fun(status: integer|nil, output: string) Gets the exit status (128 and the signal's number when a signal ended it, -1 when its time was up) and what it wrote; nil and why it could not be started.
@@ -177,6 +177,7 @@ function ctx.run(argv, options, callback) end
 --- What ctx.run takes.
 ---@class flowd.RunOptions
 ---@field seconds? number After which it is killed, 60 unless given.
+---@field input? string What it reads on its standard input; left out: nothing.
 ---@field limit? integer Octets of its output that are kept, 1 MiB unless given.
 
 --- Watch a descriptor, which stays the caller's.

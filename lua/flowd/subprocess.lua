@@ -66,7 +66,8 @@ end
 
 --- Start a program.
 ---@param argv string[] argv[1] is a path
----@param options { seconds: number?, limit: integer? } deadline (default 60) and octets of output kept (1 MiB)
+---@param options { seconds: number?, limit: integer?, input: string? } deadline (default 60), octets of output kept
+---  (1 MiB), what it reads on standard input (nothing)
 ---@param callback fun(status: integer, output: string) exit status; 128 + number of the signal that ended it;
 ---  -1 when the deadline passed
 ---@return table|nil handle with close()
@@ -75,7 +76,13 @@ function subprocess.run(argv, options, callback)
   local list = ffi.new("const char *[?]", #argv + 1)
   for i, word in ipairs(argv) do list[i - 1] = word end
   local fd = ffi.new("int[1]")
-  local pid = api.subprocess_start(list, fd)
+  local input = -1
+  if options.input then
+    input = api.memory_file_make("input of " .. argv[1]:sub(-100), options.input, #options.input)
+    if input < 0 then return nil, ("%s: its input: %s"):format(argv[1], ffi.string(api.error_text(input))) end
+  end
+  local pid = api.subprocess_start(list, input, fd)
+  if input >= 0 then api.descriptor_close(input) end
   if pid < 0 then return nil, ("%s: %s"):format(argv[1], ffi.string(api.error_text(pid))) end
   local self = setmetatable({
     pid = pid, fd = fd[0], callback = callback, parts = {}, size = 0, limit = options.limit or 1048576,
@@ -89,7 +96,7 @@ end
 --- started calls back too, with nil and why.
 ---@param ctx table the owner
 ---@param argv string[]
----@param options { seconds: number?, limit: integer? }
+---@param options { seconds: number?, limit: integer?, input: string? }
 ---@param callback fun(status: integer|nil, output: string)
 ---@return table handle with close()
 function subprocess.owned(ctx, argv, options, callback)

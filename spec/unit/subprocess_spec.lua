@@ -22,6 +22,12 @@ describe("a subprocess", function()
 
   it("tells the signal that ended it", function() assert.equal(128 + 15, (run("kill -TERM $$"))) end)
 
+  it("reads what it is given, however long", function()
+    local text = ("0123456789abcdef"):rep(20000)
+    assert.same({ 0, text }, { run("cat", { input = text }) })
+    assert.same({ 0, "0\n" }, { run("wc -c", { input = "" }) })
+  end)
+
   it("has nothing to read", function() assert.same({ 0, "" }, { run("cat") }) end)
 
   it("is ended at its deadline", function()
