@@ -4,7 +4,7 @@ local counters = require("flowd.counters")
 
 local function sources()
   local list = {}
-  for path in io.popen("find src lua -name '*.c' -o -name '*.lua' | sort"):lines() do
+  for path in io.popen("find src lua conf/cookbook -name '*.c' -o -name '*.lua' | sort"):lines() do
     if path ~= "lua/flowd/counters.lua" then list[#list + 1] = path end
   end
   return list
