@@ -8,6 +8,7 @@
 #include "embedded.h"
 #include "flowd_api.h"
 #include "lua_bindings.h"
+#include "lua_next.h"
 
 /* A package loader: finds the module among the embedded files. */
 static int embedded_loader(lua_State *L)
@@ -75,6 +76,7 @@ static const char *module_path;
 static int open_modules(lua_State *L)
 {
 	luaL_openlibs(L);
+	lua_next_install(L);
 	lua_pushthread(L);
 	lua_setfield(L, LUA_REGISTRYINDEX, "flowd.main_thread");
 	set_package_path(L, module_path);
