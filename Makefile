@@ -60,7 +60,9 @@ CPPFLAGS += -D_GNU_SOURCE -DFLOWD_VERSION='"$(VERSION)"' -Isrc -I$(GEN) $(shell 
 WARNINGS := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Wvla
 CFLAGS   ?= -O2 -g
 ALL_CFLAGS = -std=gnu11 $(WARNINGS) -fexceptions -fno-strict-aliasing -fstack-protector-strong $(CFLAGS)
-LDLIBS   += $(shell $(PKG_CONFIG) $(PKG_FLAGS) --libs $(LIBS) 2>/dev/null) -lm -ldl -lpthread
+# libedit's own list of libraries for a static binary names neither all nor existing ones.
+EDIT_LIBS := -ledit$(if $(filter 1,$(STATIC)), -ltinfo -lbsd -lmd)
+LDLIBS   += $(shell $(PKG_CONFIG) $(PKG_FLAGS) --libs $(LIBS) 2>/dev/null) $(EDIT_LIBS) -lm -ldl -lpthread
 # Lua modules written in C (the tests' own) find LuaJIT's symbols in the binary.
 ALL_LDFLAGS = -Wl,-E -Wl,-z,relro,-z,now $(LDFLAGS)
 ifeq ($(STATIC),1)

@@ -3,12 +3,18 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { BUFFER_SIZE = CONSOLE_HEAD_SIZE + CONSOLE_REPLY_MAX };
+#include "clock.h"
+
+enum {
+	BUFFER_SIZE = CONSOLE_HEAD_SIZE + CONSOLE_REPLY_MAX,
+	LOOK_MS = 200, /* for a signal */
+};
 
 struct console_client {
 	int fd;
@@ -63,6 +69,46 @@ int console_client_send(struct console_client *c, uint8_t type, const char *body
 	return status != 0 ? status : send_all(c->fd, body, length);
 }
 
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int signal_number)
+{
+	(void)signal_number;
+	interrupted = 1;
+}
+
+void console_client_catch_interrupt(void)
+{
+	struct sigaction action = {.sa_handler = on_interrupt};
+
+	sigemptyset(&action.sa_mask);
+	sigaction(SIGINT, &action, NULL);
+}
+
+/* As poll(2), -EINTR for SIGINT only: one that came a moment before poll() is noticed soon. */
+static int wait_for_input(struct pollfd *p, int timeout_ms)
+{
+	uint64_t start = clock_monotonic_ns();
+
+	for (;;) {
+		int passed = (int)((clock_monotonic_ns() - start) / 1000000);
+		int left = timeout_ms < 0 ? LOOK_MS : timeout_ms - passed;
+		int status;
+
+		if (interrupted) {
+			interrupted = 0;
+			return -EINTR;
+		}
+		if (left < 0)
+			return 0;
+		status = poll(p, 1, left < LOOK_MS ? left : LOOK_MS);
+		if (status > 0)
+			return status;
+		if (status < 0 && errno != EINTR)
+			return -errno;
+	}
+}
+
 int console_client_receive(struct console_client *c, int timeout_ms, struct console_frame *frame)
 {
 	if (c->consumed > 0) {
@@ -81,9 +127,9 @@ int console_client_receive(struct console_client *c, int timeout_ms, struct cons
 			c->consumed = CONSOLE_HEAD_SIZE + frame->length;
 			return 1;
 		}
-		status = poll(&p, 1, timeout_ms);
+		status = wait_for_input(&p, timeout_ms);
 		if (status <= 0)
-			return status < 0 ? -errno : 0;
+			return status;
 		n = recv(c->fd, c->buffer + c->length, sizeof(c->buffer) - c->length, 0);
 		if (n == 0)
 			return -ECONNRESET;

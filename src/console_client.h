@@ -19,6 +19,9 @@ FFI_EXPORT void console_client_free(struct console_client *c);
 /* Send a request, waiting. Returns 0 or -errno; -EPIPE may be followed by what the daemon said before. */
 FFI_EXPORT int console_client_send(struct console_client *c, uint8_t type, const char *body, size_t length);
 
+/* From now on SIGINT does not end this process: receiving returns -EINTR, once for each signal. */
+FFI_EXPORT void console_client_catch_interrupt(void);
+
 /*
  * The next frame, waiting at most timeout_ms (-1: for ever); its body is valid until the next call. Returns
  * 1; 0: time is up; -EINTR: a signal came; -ECONNRESET: the daemon closed the connection; -errno.

@@ -107,6 +107,20 @@ function marker:count()
   self.open.value, self.memory.value = counts.open, api.marker_memory(self.handle)
 end
 
+--- What the console's marker() shows.
+---@return table plain
+function marker:console()
+  self:count()
+  local interfaces = {}
+  for i, interface in ipairs(self.options.interfaces) do
+    local method = api.marker_attached(self.handle, interface)
+    interfaces[i] = {
+      name = interface, attached = method >= 0, method = method_names[method], problem = self.problems[interface],
+    }
+  end
+  return { flows = tonumber(self.open.value), memory = tonumber(self.memory.value), interfaces = interfaces }
+end
+
 -- Attach to one interface: true, or false and the reason.
 function marker:attach(interface)
   local message = ffi.new("char[?]", ERROR_SIZE)

@@ -35,7 +35,10 @@ cli.options = {
 }
 
 --- Names of the commands, in the order of the help.
-cli.commands = { "run", "check", "explain", "conf", "eval", "stats", "marker", "registry", "lua", "version", "help" }
+cli.commands = { "run", "check", "explain", "conf", "console", "eval", "stats", "marker", "registry", "lua", "version", "help" }
+
+--- Other names of commands.
+cli.aliases = { repl = "console" }
 
 --- A command's module, or nil.
 ---@param name string
@@ -119,7 +122,7 @@ function cli.parse(argv)
     elseif command then
       words[#words + 1] = word
     else
-      command = word
+      command = cli.aliases[word] or word
       local module = cli.command(command)
       if not module then
         usage_error('unknown command "%s"%s', command, suggest.hint(command, cli.commands))

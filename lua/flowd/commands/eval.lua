@@ -28,7 +28,10 @@ What can be asked is in flowd-lua-console(7); the command console is for people.
     local status, text = connection:ask("eval", code, {
       format = options.json and "json" or "text", width = tonumber(os.getenv("COLUMNS")) or 120,
     }, function(output, for_people)
-      local ok, problem = (for_people == 1 and io.stderr or io.stdout):write(output)
+      local stream = for_people == 1 and io.stderr or io.stdout
+      local ok, problem = stream:write(output)
+      -- What goes on for long is seen as it comes.
+      if ok then ok, problem = stream:flush() end
       if not ok then cli.fail("standard output: %s", problem) end
     end)
     io.stdout:flush()

@@ -95,12 +95,17 @@ return {
   },
   {
     name = "marker", usage = "marker()", summary = "what the marker does: interfaces, how it is attached, marks, packets",
-    doc = "Fields: flows (marks in the kernel's table), interfaces (name, attached, method) and packets, by what was done with "
+    doc = "Fields: flows (marks in the kernel's table), memory (octets of the table), interfaces (name, attached, method) and packets, by what was done with "
       .. "them. `flowd-lua marker flows` lists the marks themselves.",
     example = "marker()",
     run = function()
       local found = place.call("console_marker")
       if not found then error("marker: the backend 'marker' is not running", 0) end
+      found.packets = {}
+      for name, counter in counters.each() do
+        local labels = name:match("^flowd_marker_packets_total{(.*)}$")
+        if labels and counter.value > 0 then found.packets[(labels:gsub('[%w_]+="([^"]*)"', "%1"))] = tonumber(counter.value) end
+      end
       return found
     end,
   },

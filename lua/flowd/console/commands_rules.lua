@@ -1,4 +1,188 @@
 -- SPDX-License-Identifier: Apache-2.0
+--- Commands of the console about rules: what they do, switching, typing, explaining, tracing.
 jit.off(true, true)
 
-return {}
+local bit = require("bit")
+local ffi = require("ffi")
+local api = require("flowd.api")
+local changes = require("flowd.console.changes")
+local fields = require("flowd.console.flow_fields")
+local format = require("flowd.console.format")
+local place = require("flowd.console.place")
+local suggest = require("flowd.suggest")
+local view = require("flowd.view")
+
+local function explain() return require("flowd.explain") end
+local function typed() return require("flowd.console.typed") end
+
+local function find(command, name)
+  local names = {}
+  for i, rule in ipairs(place.chain().rules) do
+    if rule.name == name or i == name then return rule end
+    names[i] = rule.name
+  end
+  error(("%s: there is no rule %s%s"):format(command, type(name) == "string" and ("%q"):format(name) or tostring(name),
+    type(name) == "string" and suggest.hint(name, names) or ""), 0)
+end
+
+local function show_rules(list, write, width)
+  if #list == 0 then return write("there are no rules\n") end
+  local rows = {}
+  for i, r in ipairs(list) do
+    rows[i] = { tostring(i), r.name, ("%d"):format(r.hits), ("%d"):format(r.errors), r.time or "", r.state, r.from }
+  end
+  format.columns({ { title = "", right = true }, { title = "NAME" }, { title = "HITS", right = true },
+    { title = "ERRORS", right = true }, { title = "TIME", right = true, spare = 2 }, { title = "STATE" },
+    { title = "FROM", spare = 1 } }, rows, write, width)
+end
+
+local function time_of(rule)
+  local share = rule.share
+  if type(share) ~= "number" then return nil end
+  return ("%.0f%%"):format(share * 100)
+end
+
+local function rules()
+  local list = {}
+  for i, rule in ipairs(place.chain().rules) do
+    list[i] = {
+      number = i, name = rule.name, hits = rule.hits, errors = rule.errors, time = time_of(rule),
+      state = rule.off and "off" or "on", file = rule.file, line = rule.line,
+      from = typed().is(rule.name) and "typed in" or ("%s:%d"):format(rule.file:match("[^/]*$"), rule.line),
+    }
+  end
+  return format.view(list, { text = show_rules, rows = true })
+end
+
+local function switch(command, on)
+  return function(session, name)
+    local rule = find(command, name)
+    if on and not rule.fn and not rule.declaration then
+      error(("%s: rule %q was thrown away because it took too much memory: it is there again after a reload"):format(command,
+        rule.name), 0)
+    end
+    session:change(("%s %q"):format(command, rule.name))
+    local was = not rule.off
+    if was == on then return ("rule %q was %s already"):format(rule.name, on and "on" or "off") end
+    place.chain():switch(rule, on)
+    place.call("console_switch", rule.name, on, session.user)
+    local key = "switch " .. rule.name
+    if changes.get(key) then
+      changes.set(key, nil)
+    else
+      changes.set(key, ("-- rule %q (%s:%d) is switched %s: %s"):format(rule.name, rule.file, rule.line, on and "on" or "off",
+        on and "it had been switched off by the daemon" or "take it out of the files"))
+    end
+    return ("rule %q is %s"):format(rule.name, on and "on" or "off: flows that are open keep what it decided")
+  end
+end
+
+local function show_lines(report, write) write(table.concat(explain().format(report), "\n") .. "\n") end
+
+local function explain_flow(_, what)
+  local text = what
+  if type(what) == "table" then
+    local words = require("flowd.console.flow_words")
+    text = words.describe(words.event(what, "inject"))
+  elseif type(what) ~= "string" then
+    error('explain: expected a flow in words, as in explain "tcp ::1 2345 ::1 5777 atlas Data_Challenge"; got ' .. type(what), 0)
+  end
+  local names = { "console" }
+  for name in pairs(place.inside().config.values.plugins) do names[#names + 1] = name end
+  local report, message = explain().ask(place.chain(), text, { plugins = names })
+  if not report then error("explain: " .. message, 0) end
+  return format.view(report, { text = show_lines })
+end
+
+local function show_event(session, event, all)
+  if event.state == ffi.C.FLOW_END or bit.band(event.flags, ffi.C.EVENT_DECIDED) ~= 0 then
+    session:say(view.describe(event) .. ": as its start was decided\n\n")
+    return
+  end
+  local lines = explain().format(explain().run(place.chain(), event), { brief = not all })
+  session:say(table.concat(lines, "\n") .. "\n\n")
+end
+
+local function trace(session, given)
+  given = given == nil and {} or given
+  require("flowd.console.commands").check_arguments("trace", given)
+  local left = given.count or math.huge
+  if type(left) ~= "number" or left < 1 then error("trace: count: expected 1 or more; got " .. tostring(left), 0) end
+  local query = ffi.gc(api.flow_query_new(place.table()), api.flow_query_free)
+  fields.restrict(query, given)
+  local tracing = require("flowd.console.trace")
+  local t = tracing.start(query)
+  session:defer(function() tracing.stop(t) end)
+  while left > 0 do
+    while t.queue[1] and left > 0 do
+      local event = table.remove(t.queue, 1)
+      left = left - 1
+      show_event(session, event, given.all)
+    end
+    if t.missed > 0 then
+      session:say(("(%d more came too fast to be shown)\n"):format(t.missed))
+      t.missed = 0
+    end
+    if left > 0 then session:wait(0.05) end
+  end
+end
+
+local conditions = {
+  count = "end after so many events", all = "true: also rules that did nothing",
+  protocol = '"tcp" or "udp"', family = "4 or 6", src = "this host's end: an address or a prefix", dst = "the other end",
+  host = "either end", src_port = 'a port, or a range as in "5000-6000"', dst_port = "the same, of the other end",
+  port = "either port", experiment = "as it was announced: a name or an id", activity = "the same",
+  application = "the same", plugin = "the plugin that announced it",
+}
+
+local function show_delta(lines, write)
+  if #lines == 0 then
+    write("nothing: what runs is what the files say\n")
+  else
+    write(table.concat(lines, "\n") .. "\n")
+  end
+end
+
+return {
+  {
+    name = "rules", usage = "rules()", summary = "the rules in order: hits, errors, share of time, on or off, where from",
+    doc = "TIME is the share of all rules' time, where it has been measured on enough events.",
+    example = "rules()", run = rules,
+  },
+  {
+    name = "rule", usage = 'rule("NAME", {before="OTHER"}) {…}', summary = "types in a rule, as in the files; it takes effect at once",
+    doc = [[rule "NAME" { match = {…}, set = {…} } or rule "NAME" (function(flow) … end), as flowd-lua-rules(7) says. Without a
+second argument it goes behind all others, or in place of the rule of the same name; { before = "OTHER" } or
+{ after = "OTHER" } puts it elsewhere. Open flows keep what was decided for them; reapply() decides anew.
+
+It is gone after a reload, which says so; delta() prints it as it could go into the files.]],
+    example = 'rule "tests" { match = { dst_port = "5201-5210" }, drop = true }', changes = true,
+    run = function(session, name, placement) return typed().rule(session, name, placement) end,
+  },
+  {
+    name = "enable", usage = "enable(NAME)", summary = "switches a rule on again",
+    doc = "NAME is the rule's, or its number in rules().", example = "enable(1)", changes = true, run = switch("enable", true),
+  },
+  {
+    name = "disable", usage = "disable(NAME)", summary = "switches a rule off, until a reload",
+    doc = "NAME is the rule's, or its number in rules(). Flows that are open keep what it decided.", example = "disable(1)",
+    changes = true, run = switch("disable", false),
+  },
+  {
+    name = "explain", usage = 'explain "FLOW"', summary = "what the rules would make of a flow, rule by rule, and why",
+    doc = [[FLOW is "tcp 2001:db8::1 1094 2001:db8::2 40000 [EXPERIMENT ACTIVITY] [KEY=VALUE …]", or named arguments as for inject.
+Nothing is counted, stored or sent.]],
+    example = 'explain "tcp ::1 2345 ::1 5777 atlas Data_Challenge"', run = explain_flow,
+  },
+  {
+    name = "trace", usage = "trace{…}", summary = "live events, rule by rule, until Ctrl-C or a count",
+    doc = [[Shows what the rules made of each event that matches, rules that did nothing left out unless all=true. Events that come
+faster than they can be shown are counted.]],
+    example = "trace{count=1}", arguments = conditions, run = trace,
+  },
+  {
+    name = "delta", usage = "delta()", summary = "what was changed at the console and is not in the files, as Lua that could go there",
+    doc = "A reload takes all of it away.", example = "delta()",
+    run = function() return format.view(changes.lines(), { text = show_delta, rows = true }) end,
+  },
+}

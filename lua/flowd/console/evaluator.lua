@@ -51,6 +51,17 @@ end
 ---@param seconds number
 function Session:wait(seconds) coroutine.yield("wait", seconds) end
 
+--- Call a function when what runs has ended, however.
+---@param fn function
+function Session:defer(fn) self.deferred[#self.deferred + 1] = fn end
+
+function Session:ended()
+  self.running = nil
+  local deferred = self.deferred
+  self.deferred = {}
+  for _, fn in ipairs(deferred) do fn() end
+end
+
 --- Before anything changes: may this client, and who was it.
 ---@param what string for the log
 function Session:change(what)
@@ -110,7 +121,9 @@ end
 local function session_of(client, options)
   local self = sessions[client]
   if not self then
-    self = setmetatable({ client = client, user = options.user, readonly = options.readonly, out = {}, said = {}, octets = 0 },
+    place.set_since(options.since_us or 0)
+    self = setmetatable({ client = client, user = options.user, readonly = options.readonly, out = {}, said = {}, octets = 0,
+      deferred = {} },
       Session)
     self.env, self.variables = environment.new(place.env(), commands.bind(self), options.readonly)
     sessions[client] = self
@@ -140,7 +153,8 @@ local function trimmed(trace)
   local lines = {}
   for line in trace:gmatch("[^\n]+") do
     if line:find("console/evaluator.lua", 1, true) then break end
-    lines[#lines + 1] = line
+    -- How the console's own commands did it is of no interest.
+    if not line:find("lua/flowd/", 1, true) and not line:find("^%s*%[C%]") then lines[#lines + 1] = line end
   end
   -- Only "stack traceback:" and the line that the message names anyway.
   if #lines <= 2 then return "" end
@@ -152,7 +166,8 @@ local function error_text(message, trace)
     local ok, text = pcall(format.line, message, 2000)
     message = ok and text or "(an error that is no text)"
   end
-  local text = tostring(message)
+  -- Where in the framework something was refused is of no interest.
+  local text = tostring(message):gsub("^%S*lua/flowd/[%w_/.]+:%d+: ", "")
   if text:find("\nstack traceback:", 1, true) then trace = "" end
   return format.clean(text .. trimmed(trace)):sub(1, RESULTS_KEPT)
 end
@@ -171,10 +186,10 @@ function evaluator.step(client, budget_ns)
   local text, said = take(self)
   if what == "more" then
     -- What was yielded by the console's own functions; nothing when the time was spent.
-    if detail == "wait" or detail == "output" or detail == "host" then return detail, text, said, more end
+    if detail == "wait" or detail == "output" or detail == "host" or detail == "pause" then return detail, text, said, more end
     return "more", text, said
   end
-  self.running = nil
+  self:ended()
   if what == "error" then return "error", text, said, error_text(detail, more) end
   return "done", text, said
 end
@@ -186,7 +201,7 @@ function evaluator.stop(client)
   local self = sessions[client]
   if not self or not self.running then return "" end
   local trace = self.running:cancel()
-  self.running = nil
+  self:ended()
   take(self)
   return (trimmed(trace):gsub("^\n", ""))
 end

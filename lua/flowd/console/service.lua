@@ -10,6 +10,8 @@ local service = {}
 
 local level_names = { [0] = "trace", "debug", "info", "warn", "error" }
 
+local no_rules = { run = function() end }
+
 local options_at_start = { "enabled", "path", "mode", "group", "readonly_group", "patience" }
 
 ---@class flowd.console.Service
@@ -66,6 +68,19 @@ function Service:hosts()
       if self.server then self.server:log_change(client, what) end
     end,
     console_table = function() return tonumber(ffi.cast("intptr_t", daemon.table)) end,
+    -- Without rules the policy's state is not entered for events.
+    console_rules = function(count)
+      self.rules = count
+      self:route_events()
+    end,
+    console_tracing = function(on)
+      self.tracing = on
+      self:route_events()
+    end,
+    console_switch = function(name, on, user)
+      daemon.off["rule " .. name] = not on and "switched off at the console by " .. user or nil
+      daemon:keep_configuration()
+    end,
     console_modules = function(kind) return modules(daemon, kind) end,
     console_marker = function() return marker(daemon) end,
     console_inject = function(event) return inject(daemon, event) end,
@@ -76,22 +91,15 @@ function Service:hosts()
   }
 end
 
+function Service:route_events()
+  local daemon = self.daemon
+  daemon.pipeline.chain = (self.rules > 0 or self.tracing) and daemon.policy or no_rules
+end
+
 -- ---- life --------------------------------------------------------------------------
 
 local function call_of(daemon)
   local policy = daemon.policy
-  if not policy then
-    require("flowd.console.place").bind(setmetatable({
-      call = function(name, ...) return policy_state.host[name](...) end,
-    }, { __index = function(_, name)
-      if name == "chain" then return daemon.pipeline.chain end
-      return daemon[name]
-    end }))
-    return function(name, ...)
-      local module, field = name:match("^(.+)%.([^.]+)$")
-      return require(module)[field](...)
-    end
-  end
   return function(...) return policy:call(...) end
 end
 
@@ -110,7 +118,7 @@ end
 -- The reload that a client asked for; what was typed in goes with it.
 function Service:reload(done)
   local before = api.counter_get('flowd_reloads_total{result="ok"}').value
-  local ok, changes = pcall(call_of(self.daemon), "flowd.console.changes.lines")
+  local ok, changes = pcall(self.server.call, "flowd.console.changes.lines")
   self.daemon:reload(function(loaded, errors)
     if not loaded then
       return done(false, "reload: the configuration has errors, the one before goes on:\n"
@@ -130,7 +138,7 @@ end
 function service.start(daemon)
   local self = setmetatable({ daemon = daemon }, Service)
   for name, fn in pairs(self:hosts()) do policy_state.host[name] = fn end
-  self.options = daemon.values.console
+  self.options, self.rules = daemon.values.console, daemon.rules
   self:open()
   return self
 end
@@ -138,7 +146,7 @@ end
 --- Another configuration and policy are in use.
 function Service:use()
   local before, now = self.options, self.daemon.values.console
-  self.options = now
+  self.options, self.rules, self.tracing = now, self.daemon.rules, false
   for _, name in ipairs(options_at_start) do
     if before[name] ~= now[name] then
       if self.server then self.server:close(true) end

@@ -1,0 +1,163 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- Rules that are typed in at the console: they run from the next batch on, and are gone after a reload.
+jit.off(true, true)
+
+local api = require("flowd.api")
+local changes = require("flowd.console.changes")
+local ffi = require("ffi")
+local definition = require("flowd.rules.definition")
+local place = require("flowd.console.place")
+local rules = require("flowd.rules")
+local suggest = require("flowd.suggest")
+
+local typed = {}
+
+-- The rules as they are now, and which of them were typed in. From the configuration at first.
+local list, is_typed
+
+local function current()
+  if not list then
+    list, is_typed = {}, setmetatable({}, { __mode = "k" })
+    for i, rule in ipairs(place.inside().config.rules) do list[i] = rule end
+  end
+  return list
+end
+
+--- Was the rule of this name typed in?
+---@param name string
+---@return boolean
+function typed.is(name)
+  for _, rule in ipairs(current()) do
+    if rule.name == name then return is_typed[rule] == true end
+  end
+  return false
+end
+
+local function position_of(rules_now, name)
+  local names = {}
+  for i, rule in ipairs(rules_now) do
+    if rule.name == name then return i end
+    names[i] = rule.name
+  end
+  return nil, names
+end
+
+-- Told when the chain is another one: traces hang on it.
+local listeners = {}
+
+---@param fn fun(chain: flowd.Chain)
+function typed.on_change(fn) listeners[#listeners + 1] = fn end
+
+-- Compile and use another list of rules; an error when something is wrong with it.
+local function use(wanted)
+  local inside = place.inside()
+  local loaded, before = inside.config, inside.chain
+  local chain, problems = rules.compile(wanted, {
+    note = inside.note, registry = loaded.registry, backends = inside.bits, plugins = loaded.values.plugins,
+    source_id = function(name) return api.state_name_id(inside.state, name) end,
+    source_name = function(id)
+      local name = api.state_name(inside.state, id)
+      return name ~= nil and ffi.string(name) or nil
+    end,
+  })
+  if not chain then error(table.concat(problems, "\n"), 0) end
+  chain.on_discard = before.on_discard
+  for _, rule in ipairs(before.rules) do
+    for _, now in ipairs(chain.rules) do
+      if rule.off and now.name == rule.name and now.file == rule.file and now.line == rule.line then chain:switch(now, false) end
+    end
+  end
+  place.renumber()
+  inside.chain = chain
+  list = wanted
+  for _, listener in ipairs(listeners) do listener(chain) end
+  place.call("console_rules", #wanted)
+end
+
+local function check_placement(placement)
+  if placement == nil then return end
+  if type(placement) ~= "table" then
+    error('rule: expected where it goes, as in rule("new", { before = "other" }); got ' .. type(placement), 0)
+  end
+  for key in pairs(placement) do
+    if key ~= "before" and key ~= "after" then
+      error(("rule: there is no placement %s%s"):format(tostring(key), suggest.hint(tostring(key), { "before", "after" })), 0)
+    end
+  end
+  if placement.before and placement.after then error("rule: before and after exclude each other", 0) end
+end
+
+local function target(rules_now, placement)
+  local name = placement.before or placement.after
+  local at, names = position_of(rules_now, name)
+  if at then return placement.before and at or at + 1 end
+  error(("rule: there is no rule %q to put it %s%s"):format(tostring(name), placement.before and "before" or "behind",
+    suggest.hint(tostring(name), names)), 0)
+end
+
+-- What it takes to say the same in a file.
+local function in_files(rule, text, placement, session, replaced)
+  local comments = {}
+  if placement then
+    comments[1] = placement.before and ("before rule %q:"):format(placement.before) or ("behind rule %q:"):format(placement.after)
+  elseif replaced then
+    comments[1] = ("in place of rule %q:"):format(rule.name)
+  else
+    comments[1] = "at the end of rules:"
+  end
+  for name in pairs(session.variables) do
+    if name ~= "_" and text:find("%f[%w_]" .. name .. "%f[^%w_]") then
+      comments[#comments + 1] = ("%s was assigned at the prompt: it has to be there too"):format(name)
+    end
+  end
+  for i, comment in ipairs(comments) do comments[i] = "-- " .. comment .. "\n" end
+  return table.concat(comments) .. text:gsub("%s+$", "") .. (text:find(",%s*$") and "" or ",")
+end
+
+--- A rule that has been typed in.
+---@param session flowd.console.Session
+---@param rule flowd.Rule
+---@param placement? { before: string?, after: string? }
+function typed.add(session, rule, placement)
+  local wanted = {}
+  for i, other in ipairs(current()) do wanted[i] = other end
+  local at = position_of(wanted, rule.name)
+  local replaced = at ~= nil
+  if replaced then table.remove(wanted, at) end
+  if placement then at = target(wanted, placement) end
+  if type(rule.body) == "function" then jit.on(rule.body, true) end
+  table.insert(wanted, at or #wanted + 1, rule)
+  use(wanted)
+  is_typed[rule] = true
+  changes.set("rule " .. rule.name, in_files(rule, session.code, placement, session, replaced))
+end
+
+-- Of what was typed.
+local function line_of_caller()
+  for level = 2, 10 do
+    local at = debug.getinfo(level, "Sl")
+    if not at then break end
+    if at.source == "=console" then return at.currentline end
+  end
+  return 1
+end
+
+--- The word `rule` of a session.
+---@param session flowd.console.Session
+---@param name string
+---@param placement? { before: string?, after: string? }
+---@return fun(body: function|table)
+function typed.rule(session, name, placement)
+  check_placement(placement)
+  local line = line_of_caller()
+  local give = definition.maker(function() end, {})(name)
+  return function(body)
+    session:change(("rule %q: %s"):format(tostring(name), session.code:gsub("%s+", " "):sub(1, 300)))
+    local rule = give(body)
+    rule.file, rule.line = "console", line
+    typed.add(session, rule, placement)
+    return ("rule %q is in force; a reload takes it away, delta() tells it"):format(rule.name)
+  end
+end
+
+return typed

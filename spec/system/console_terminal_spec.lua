@@ -1,0 +1,165 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- flowd-lua console, at a terminal.
+local cleanup = require("spec.support.cleanup")
+local daemon = require("spec.support.daemon")
+local process = require("spec.support.process")
+local temp = require("spec.support.temp")
+local terminal = require("spec.support.terminal")
+
+local UP, CTRL_A, CTRL_C, CTRL_D, CTRL_R, TAB, ENTER = "\27[A", "\1", "\3", "\4", "\18", "\t", "\r"
+
+local function start(options)
+  local d = daemon.start(options or {})
+  d.console = d.runtime_dir .. "/console"
+  return d
+end
+
+local function console(d, home, options)
+  options = options or {}
+  options.env = { HOME = home, XDG_STATE_HOME = false }
+  local t = terminal.start({ daemon.binary(), options.command or "console", "--socket", d.console }, options)
+  t:expect("Ctrl-D leaves")
+  t:expect("flowd> ")
+  return t
+end
+
+describe("the console at a terminal", function()
+  local d, home
+
+  before_each(function()
+    d, home = start({ rules = 'rule "first one" { set = { activity = 7 } },' }), temp.dir()
+  end)
+  after_each(cleanup.all)
+
+  it("shows results, and leaves on Ctrl-D", function()
+    local t = console(d, home, { command = "repl" })
+    t:type("1 + 1" .. ENTER)
+    t:expect("1 + 1\r\n2\r\n")
+    t:expect("flowd> ")
+    t:type(CTRL_D)
+    assert.equal(0, t:wait().code)
+  end)
+
+  it("goes on when a chunk is unfinished, and gives it up on Ctrl-C", function()
+    local t = console(d, home)
+    t:type("for i = 1, 3 do" .. ENTER)
+    t:expect("   ... ")
+    t:type("print(i * 7)" .. ENTER)
+    t:expect("   ... ")
+    t:type("end" .. ENTER)
+    t:expect("7\r\n14\r\n21\r\n")
+    t:expect("flowd> ")
+    t:type("flows{" .. ENTER)
+    t:expect("   ... ")
+    t:type("oops" .. CTRL_C)
+    t:expect("flowd> ")
+    t:type('"still " .. "here"' .. ENTER)
+    t:expect("still here\r\n")
+  end)
+
+  it("shows an error with what led to it", function()
+    local t = console(d, home)
+    t:type("function broken() local x = nil; return x.y end" .. ENTER)
+    t:expect("flowd> ")
+    t:type("print(broken())" .. ENTER)
+    t:expect("attempt to index local 'x'")
+    t:expect("in function 'broken'")
+    t:expect("flowd> ")
+  end)
+
+  it("edits the line", function()
+    local t = console(d, home)
+    t:type("0 + 4" .. CTRL_A .. "1" .. ENTER)
+    t:expect("\r\n14\r\n")
+  end)
+
+  it("completes commands, named arguments, names of the registry and of rules, fields", function()
+    local t = console(d, home)
+    local function completes(typed, wanted)
+      t:type(typed .. TAB)
+      t:expect(wanted)
+      t:type(CTRL_C)
+      t:expect("flowd> ")
+    end
+    completes("regi", "stry")
+    completes("flows{exper", "iment")
+    completes('flows{experiment="atl', "as")
+    completes('registry("alic', "e")
+    completes('disable("fir', "st one")
+    completes("string.rev", "erse")
+    completes("flowd.pref", "ixes")
+    completes('loglevel("de', "bug")
+    t:type("my_variable = 1" .. ENTER)
+    t:expect("flowd> ")
+    completes("my_v", "ariable")
+    t:type("fl" .. TAB .. TAB)
+    t:expect("flowd")
+    t:expect("flows")
+  end)
+
+  it("remembers what was typed, also the next time, in a file that only its user reads", function()
+    local t = console(d, home)
+    t:type("6 * 7" .. ENTER)
+    t:expect("42\r\n")
+    t:expect("flowd> ")
+    t:type(CTRL_D)
+    t:wait()
+    local path = home .. "/.local/state/flowd-lua/console_history"
+    assert.equal("600\n", process.must({ "stat", "-c", "%a", path }))
+    t = console(d, home)
+    t:type(UP .. ENTER)
+    t:expect("42\r\n")
+    t:expect("flowd> ")
+    t:type("1" .. ENTER)
+    t:expect("flowd> ")
+    t:type(CTRL_R .. "6 *" .. ENTER)
+    t:expect("42\r\n")
+  end)
+
+  it("interrupts what runs on Ctrl-C, says where it was, and goes on", function()
+    local t = console(d, home)
+    t:type("while true do end" .. ENTER)
+    d:wait_for_counter("flowd_console_requests_total", 1)
+    t:type(CTRL_C)
+    t:expect("interrupted")
+    t:expect("flowd> ")
+    t:type("1 + 1" .. ENTER)
+    t:expect("2\r\n")
+  end)
+
+  it("fits tables of flows to the terminal", function()
+    local t = console(d, home, { columns = 60 })
+    d:write("start tcp 2001:db8:1111:2222:3333:4444:5555:6666 1000 2001:db8::1 2000 atlas 1\n")
+    d:wait_for_counter("flowd_flows_open", 1)
+    t:type("flows{}" .. ENTER)
+    t:expect("ID")
+    t:expect("flowd> ")
+    for line in t.text:gsub("\27%[[%d;]*%a", ""):gmatch("[^\r\n]+") do
+      if line:find("2001:db8", 1, true) then assert.is_true(#line:gsub("[\128-\191]", "") <= 60, line) end
+    end
+  end)
+
+  it("connects again when the daemon was replaced", function()
+    local t = console(d, home)
+    t:type("x = 1" .. ENTER)
+    t:expect("flowd> ")
+    d:signal("USR2")
+    d:expect("handing over.*is ready")
+    t:type("1 + 1" .. ENTER)
+    t:expect("the daemon closed the connection")
+    t:expect("flowd> ")
+    t:type("2 + 2" .. ENTER)
+    t:expect("connected again")
+    t:expect("4\r\n")
+  end)
+
+  it("reads a pipe chunk by chunk", function()
+    local r = process.run({ daemon.binary(), "console", "--socket", d.console,
+      input = "1 + 1\nfor i = 1, 2 do\n  print(i)\nend\n\nx = 5\nx * 2\n" })
+    assert.same({ 0, "2\n1\n2\n10\n" }, { r.code, r.stdout })
+    r = process.run({ daemon.binary(), "console", "--socket", d.console, input = "oops()\n3\nx =\n" })
+    assert.same({ 1, "3\n" }, { r.code, r.stdout })
+    assert.matches("oops is not defined", r.stderr, 1, true)
+    assert.matches("near '<eof>'", r.stderr, 1, true)
+  end)
+end)
