@@ -138,7 +138,7 @@ MAN_DATE ?= $(or $(shell git log -1 --format=%cs 2>/dev/null),$(shell date +%F))
 man: $(BIN)/flowd-lua ## write the manual pages to build/man
 	@mkdir -p $(BUILD)/man
 	@$(BIN)/flowd-lua lua scripts/build/man.lua $(BUILD)/man $(MAN_DATE)
-	@echo "  MAN     $(BUILD)/man/flowd-lua.8 $(BUILD)/man/flowd-lua.conf.5"
+	@echo "  MAN     $(BUILD)/man/flowd-lua.8 $(BUILD)/man/flowd-lua.conf.5 $(BUILD)/man/flowd-lua-console.7"
 
 conf: $(BIN)/flowd-lua ## write conf/flowd.lua from the schemas
 	@$(BIN)/flowd-lua conf --template > $(BUILD)/flowd.lua && mv $(BUILD)/flowd.lua conf/flowd.lua
@@ -148,6 +148,7 @@ install: build man ## copy into $(DESTDIR)$(PREFIX)
 	test -e $(DESTDIR)/etc/flowd-lua/conf.lua || install -D -m 0644 conf/flowd.lua $(DESTDIR)/etc/flowd-lua/conf.lua
 	install -D -m 0644 $(BUILD)/man/flowd-lua.8 $(DESTDIR)$(PREFIX)/share/man/man8/flowd-lua.8
 	install -D -m 0644 $(BUILD)/man/flowd-lua.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/flowd-lua.conf.5
+	install -D -m 0644 $(BUILD)/man/flowd-lua-console.7 $(DESTDIR)$(PREFIX)/share/man/man7/flowd-lua-console.7
 	install -d $(DESTDIR)$(UNIT_DIR)
 	sed 's|/usr/sbin/|$(PREFIX)/sbin/|' packaging/systemd/flowd-lua.service > $(DESTDIR)$(UNIT_DIR)/flowd-lua.service
 	chmod 0644 $(DESTDIR)$(UNIT_DIR)/flowd-lua.service

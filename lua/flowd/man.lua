@@ -21,7 +21,9 @@ end
 
 -- Text that stands for itself, whatever it holds.
 local function escape(text)
-  return (text:gsub("\\", "\\e"):gsub("[\194-\244][\128-\191]+", utf8_escape):gsub("%-%-", "\\-\\-"))
+  return (text:gsub("\\", "\\e"):gsub("[\194-\244][\128-\191]+", utf8_escape):gsub("%-%-", "\\-\\-")
+    -- Lua's functions are no C functions, which mandoc would like to be marked as such.
+    :gsub("(%w)%(%)", "%1\\&()"))
 end
 
 -- A word as the argument of a macro.
@@ -322,5 +324,10 @@ return {
   page:macro("Xr flowd-lua 8")
   return page:done()
 end
+
+--- flowd-lua-console(7).
+---@param date string
+---@return string
+function man.console(date) return require("flowd.man_console").write(new_page("flowd-lua-console", 7, date)) end
 
 return man

@@ -16,3 +16,4 @@ end
 
 write("flowd-lua.8", man.daemon(written))
 write("flowd-lua.conf.5", man.configuration(written))
+write("flowd-lua-console.7", man.console(written))

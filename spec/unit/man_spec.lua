@@ -8,7 +8,8 @@ local cleanup = require("spec.support.cleanup")
 local process = require("spec.support.process")
 local temp = require("spec.support.temp")
 
-local pages = { ["flowd-lua.8"] = man.daemon("January 2, 2026"), ["flowd-lua.conf.5"] = man.configuration("January 2, 2026") }
+local pages = { ["flowd-lua.8"] = man.daemon("January 2, 2026"), ["flowd-lua.conf.5"] = man.configuration("January 2, 2026"),
+  ["flowd-lua-console.7"] = man.console("January 2, 2026") }
 
 -- A page as a reader sees it, blanks and emphasis removed.
 local function rendered(name)

@@ -95,7 +95,8 @@ return {
   },
   {
     name = "marker", usage = "marker()", summary = "what the marker does: interfaces, how it is attached, marks, packets",
-    doc = "Fields: flows (marks in the kernel's table), memory (octets of the table), interfaces (name, attached, method) and packets, by what was done with "
+    doc = "Fields: flows (marks in the kernel's table), memory (octets of the table), interfaces (name, attached, method) and "
+      .. "packets, by what was done with "
       .. "them. `flowd-lua marker flows` lists the marks themselves.",
     example = "marker()",
     run = function()
