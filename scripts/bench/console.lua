@@ -1,0 +1,151 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- bench/console: what the console costs while events run: the round trip of eval '1+1', a query of a million
+--- flows, and the largest delay of an event meanwhile, against the same without anybody at the console.
+---
+--- The delay of an event: from writing its line into a pipe of its own until the daemon has counted it.
+package.path = "./?.lua"
+local ffi = require("ffi")
+local api = require("flowd.api")
+local bench = require("scripts.bench.bench")
+local client = require("flowd.console.client")
+local console = require("spec.support.console")
+local daemon = require("spec.support.daemon")
+local process = require("spec.support.process")
+local temp = require("spec.support.temp")
+
+local FLOWS = tonumber(arg[1] or 1000000)
+local SECONDS = tonumber(arg[2] or 4)
+local RATE = 20000 -- lines a second that run beside it
+
+local dir = temp.dir()
+local probe_pipe = dir .. "/run/probe"
+local d = daemon.start({
+  dir = dir, log_level = "info",
+  config = {
+    max_flows = FLOWS + 100000,
+    plugins = { pipe = { paths = { dir .. "/run/np" } }, ["pipe.probe"] = { use = "pipe", paths = { probe_pipe } } },
+  },
+})
+local path = d.runtime_dir .. "/console"
+
+local function line(state, i, experiment)
+  return ("%s tcp 2001:db8:%x::%x %d 2001:db8:2::1 %d %s 1\n"):format(state, i % 7, i % 251, 1024 + i % 60000,
+    20000 + math.floor(i / 60000), experiment)
+end
+
+local function write_lines(name, fn)
+  local file = assert(io.open(dir .. "/" .. name, "w"))
+  fn(file)
+  file:close()
+  return dir .. "/" .. name
+end
+
+-- A million open flows, 1 in 10 of atlas.
+bench.note("console: opening %d flows", FLOWS)
+local filling = process.start({ bench.tool("feed"), write_lines("fill", function(file)
+  for i = 0, FLOWS - 1 do file:write(line("start", i, i % 10 == 0 and "atlas" or "cms")) end
+end), d.pipe })
+filling:wait(120)
+d:wait_for_counter("flowd_flows_open", FLOWS, 120)
+
+local traffic = process.start({ bench.tool("feed"), write_lines("traffic", function(file)
+  for i = FLOWS, FLOWS + 5000 do file:write(line("start", i, "alice")) end
+  for i = FLOWS, FLOWS + 5000 do file:write(line("end", i, "alice")) end
+end), d.pipe, RATE })
+
+local message = ffi.new("char[512]")
+local view = api.state_view(d.runtime_dir .. "/state", message, 512)
+assert(view ~= nil, ffi.string(message))
+local counted
+for i = 0, ffi.C.COUNTERS_MAX - 1 do
+  local c = api.state_counter(view, i)
+  if c ~= nil and ffi.string(c.name) == 'flowd_lines_total{plugin="pipe.probe"}' then
+    counted = ffi.cast("volatile uint64_t *", c)
+  end
+end
+assert(counted, "no counter of the probe")
+local probe_fd = ffi.C.open(probe_pipe, 1)
+assert(probe_fd >= 0)
+
+local number = 0
+local function delay_ms()
+  number = number + 1
+  local text = ("start udp ::1 %d ::2 %d lhcb 1\n"):format(1 + number % 60000, 1 + math.floor(number / 60000))
+  local before, start = counted[0], api.clock_monotonic_ns()
+  ffi.C.write(probe_fd, text, #text)
+  while counted[0] == before do
+    if api.clock_monotonic_ns() - start > 5e9 then error("an event took more than five seconds", 0) end
+  end
+  return tonumber(api.clock_monotonic_ns() - start) / 1e6
+end
+
+-- Delays of events while clients do what `ask` has them do.
+local function delays(code)
+  local c, answers
+  if code then
+    c, answers = console.raw(path), 0
+    c:eval(code)
+  end
+  local list, ends = {}, api.clock_monotonic_ns() + ffi.cast("uint64_t", SECONDS * 1e9)
+  while api.clock_monotonic_ns() < ends do
+    list[#list + 1] = delay_ms()
+    if c then
+      c:fill()
+      local kind = c:frame()
+      while kind do
+        if kind == ffi.C.CONSOLE_END then
+          answers = answers + 1
+          c:eval(code)
+        end
+        kind = c:frame()
+      end
+    end
+  end
+  if c then c:close() end
+  table.sort(list)
+  return list, answers
+end
+
+local function round_trips(code, count)
+  local c = assert(client.connect(path))
+  local list = {}
+  for i = 1, count do
+    local start = api.clock_monotonic_ns()
+    local status, text = c:ask("eval", code, nil, function() end)
+    if status ~= client.status.ok then error(code .. ": " .. tostring(text), 0) end
+    list[i] = tonumber(api.clock_monotonic_ns() - start) / 1e6
+  end
+  c:close()
+  return list
+end
+
+local trips = round_trips("1+1", 500)
+bench.note("console: eval '1+1': median %.2f ms, 99 of 100 within %.2f ms", bench.median(trips), bench.percentile(trips, 99))
+bench.row("console: eval '1+1', round trip while events run", ("%.2f ms"):format(bench.median(trips)), "", nil, "< 5 ms",
+  bench.median(trips) < 5)
+
+local limited = round_trips('flows{experiment="atlas", limit=20}', 10)
+bench.row(("console: 20 flows of atlas of %d"):format(FLOWS), ("%.1f ms"):format(bench.median(limited)), "", nil, "< 300 ms",
+  bench.median(limited) < 300)
+for _, code in ipairs({ 'flows{experiment="atlas", count=true}', 'flows{experiment="atlas", sort="-start", limit=20}',
+  'flows{by="experiment"}' }) do
+  local times = round_trips(code, 5)
+  bench.row("console: " .. code, ("%.0f ms"):format(bench.median(times)), "", nil, "< 300 ms", bench.median(times) < 300)
+end
+
+local quiet = delays()
+bench.note("console: nobody there: %d events, largest delay %.2f ms", #quiet, quiet[#quiet])
+for _, case in ipairs({
+  { "queries of all flows", 'flows{experiment="atlas", sort="-start", limit=20}' },
+  { "an endless loop", "while true do end" },
+  { "a sort in Lua", "local t = {} for i = 1, 20000 do t[i] = (i * 7919) % 20011 end table.sort(t, function(a, b) return a > b end)" },
+}) do
+  local list, answers = delays(case[2])
+  bench.note("console: %s: %d events, %d answers, median delay %.2f ms, largest %.2f ms", case[1], #list, answers,
+    bench.median(list), list[#list])
+  bench.row("console: largest delay of an event, " .. case[1], ("%.2f ms"):format(list[#list]),
+    ("%.2f ms nobody there"):format(quiet[#quiet]), nil, "at most 10 ms more", list[#list] <= quiet[#quiet] + 10)
+end
+traffic:stop()
+d:stop(30)
+return 0
