@@ -369,6 +369,15 @@ describe("HTTP of a plugin", function()
       assert.equal(1, services.counter(ctx, "flowd_callback_errors_total"))
     end)
 
+    it("answers 500 when its handler gives headers that cannot be", function()
+      local server = echo({ on_request = function() return 200, "x", { ["X-Bad"] = "a\r\nSet-Cookie: b" } end })
+      local response = get(url(server))
+      assert.equal(500, response.status)
+      assert.is_nil(response.headers["set-cookie"])
+      assert.equal(1, services.counter(ctx, "flowd_callback_errors_total"))
+      assert.equal(500, get(url(server)).status)
+    end)
+
     it("tells a handler that answers too late", function()
       local kept
       local server = echo({ on_request = function(_, response) kept = response end })

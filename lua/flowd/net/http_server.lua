@@ -61,8 +61,15 @@ end
 -- Write an answer and go on with the connection, or end it.
 function Connection:answer(status, body, headers, request)
   local close = self.closing or not request or not message.keeps_alive(request)
-  local head = message.head(("HTTP/1.1 %d %s"):format(status, reasons[status] or "Status"),
+  local line = "HTTP/1.1 %d %s"
+  local fine, head = pcall(message.head, line:format(status, reasons[status] or "Status"),
     response_headers(status, body, headers, close))
+  if not fine then
+    -- A header that cannot be: the plugin's mistake, and the client is told of one.
+    self.server.ctx:failed(head)
+    status, body = 500, "internal error\n"
+    head = message.head(line:format(status, reasons[status]), response_headers(status, body, nil, close))
+  end
   count(self, math.floor(status / 100) .. "xx")
   local ok, why = self.stream:write(request and request.method == "HEAD" and head or head .. body)
   if not ok then
