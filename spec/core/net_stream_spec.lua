@@ -295,7 +295,7 @@ describe("connections of a plugin", function()
     end)
 
     it("tell a cut connection from one that ended", function()
-      local finish
+      local finish, arrived
       local server = ctx:listen({
         tls = { certificate = cert.file, key = cert.key },
         on_connection = function(stream)
@@ -311,12 +311,13 @@ describe("connections of a plugin", function()
             local more, why = stream:read()
             if not more then return all, why end
             all = all .. more
+            arrived = true
           end
         end)
       end
       finish = true
       assert.same({ "part" }, { read_all(server.port) })
-      finish = false
+      finish, arrived = false, false
       -- In between: hands everything on, and then ends the connection by itself.
       local between = ctx:listen({ on_connection = function(outside)
         local inside
@@ -328,7 +329,9 @@ describe("connections of a plugin", function()
           end)
         outside.on_data = function(_, text)
           inside:write(text)
-          ctx:after(0.5, function() outside:finish() end)
+          ctx:every(0.01, function()
+            if arrived then outside:finish() end
+          end)
         end
       end })
       local text, message = read_all(between.port)

@@ -34,7 +34,7 @@ describe("the registry from a URL", function()
   end)
 
   local function settings(more)
-    local all = { url = ("https://[::1]:%d/api.json"):format(server.port), ca = ca.file, timeout = 5 }
+    local all = { url = ("https://[::1]:%d/api.json"):format(server.port), ca = ca.file, timeout = 30 }
     for key, value in pairs(more or {}) do all[key] = value end
     return all
   end
