@@ -77,7 +77,7 @@ endif
 
 # -- targets ---------------------------------------------------------------------
 
-.PHONY: help deps build run demo test soak test-kernels lint asan bench man conf static install clean
+.PHONY: help deps build run demo test fuzz soak test-kernels lint asan bench man conf static install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -102,6 +102,14 @@ test: ## install what testing needs, build, lint, run every test
 	@scripts/install-deps all
 	@$(MAKE) --no-print-directory $(BIN)/flowd-lua
 	@FLOWD_BIN=$(BIN)/flowd-lua scripts/test
+
+# The part of `make test` that can go on for long: each spec takes what it knows of these.
+FUZZ_ROUNDS ?= 10000000
+FUZZ_SECONDS ?= 60
+fuzz: ## random input: 10^7 packets, a minute of damaged lines and so on (FUZZ_ROUNDS, FUZZ_SECONDS, FUZZ_SEED)
+	@scripts/install-deps test
+	@$(MAKE) --no-print-directory $(BIN)/flowd-lua
+	@FLOWD_BIN=$(BIN)/flowd-lua FUZZ_ROUNDS=$(FUZZ_ROUNDS) FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/test fuzz
 
 soak: ## kill and restart the daemon 1,000 times under traffic, and at every system call
 	@scripts/install-deps all
@@ -198,7 +206,7 @@ BPF_INCLUDES := -I/usr/include/$(shell $(CC) -print-multiarch 2>/dev/null)
 $(BUILD)/bpf/%.bpf.o: bpf/%.bpf.c $(wildcard bpf/*.h) src/flow_abi.h Makefile
 	@mkdir -p $(@D)
 	@echo "  BPF     $<"
-	@$(CLANG) -target bpf -mcpu=v2 -O2 -g -Wall -Wextra -Werror -Isrc -Ibpf $(BPF_INCLUDES) -c -o $@ $<
+	@$(CLANG) -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Werror -Isrc -Ibpf $(BPF_INCLUDES) -c -o $@ $<
 	@llvm-strip -g $@
 
 $(GEN)/%.skel.h: $(BUILD)/bpf/%.bpf.o

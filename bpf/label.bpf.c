@@ -56,6 +56,7 @@ __u64 counted[2 * MARKER_COUNTS];
 const volatile __u32 bucket_mask;   /* buckets - 1 */
 const volatile __u32 entries_from;  /* number of the element that is entry 0 */
 const volatile bool kernel_context; /* kernel.h works here */
+const volatile bool any_order;	    /* memory is not read in the order of the program */
 
 static __always_inline struct marker_cpu *this_cpu(void)
 {
@@ -110,10 +111,13 @@ static __always_inline __u64 tags_match(__u32 bucket, __u32 tag)
 	return tags ? marker_tags_match(tags[bucket % 8], tag) : 0;
 }
 
-/* What is read through the result is read after `value`: the processor sees that it depends on it. */
+/* What is read through the result is read after `value`, also by a processor that reads in any order: it
+ * sees that the one depends on the other. */
 static __always_inline const volatile struct marker_entry *after(const struct marker_entry *entry,
 								 __u64 value)
 {
+	if (!any_order)
+		return entry;
 	asm volatile("%0 &= 0" : "+r"(value));
 	return (const volatile void *)entry + value;
 }
@@ -161,7 +165,7 @@ static __always_inline struct marker_entry *find(const struct packet *p, __u32 *
 	__u32 bucket = marker_bucket(hash) & bucket_mask, tag = marker_tag(hash);
 	struct marker_entry *entry = find_in(bucket, tag, p, word);
 
-	return entry ? entry : find_in(marker_bucket_other(bucket, tag) & bucket_mask, tag, p, word);
+	return entry ? entry : find_in(marker_bucket_other(hash) & bucket_mask, tag, p, word);
 }
 
 /* -- the socket ----------------------------------------------------------------------- */
@@ -212,7 +216,7 @@ static __always_inline struct marker_entry *mark_of(struct __sk_buff *skb, struc
 						    __u32 *why)
 {
 	struct marker_entry *entry;
-	__u32 word;
+	__u32 word = 0;
 
 	*why = MARKER_MISSED;
 	entry = find(p, &word);
@@ -266,7 +270,7 @@ static __always_inline int label_store(struct __sk_buff *skb, struct packet *p, 
 {
 	struct marker_cpu *cpu = this_cpu();
 	struct marker_entry *entry;
-	__u64 cookie;
+	__u64 cookie = 0;
 	__u32 why;
 
 	if (!cpu)

@@ -102,7 +102,7 @@ uint32_t marker_flows_find(const struct marker_flows *f, const struct flow_key *
 	tag = marker_tag(hash);
 	at = find_in(f, bucket, tag, &wanted);
 	if (at == MARKER_NOWHERE)
-		at = find_in(f, marker_bucket_other(bucket, tag) & f->bucket_mask, tag, &wanted);
+		at = find_in(f, marker_bucket_other(hash) & f->bucket_mask, tag, &wanted);
 	return at;
 }
 
@@ -133,7 +133,7 @@ static uint32_t free_for(const struct marker_flows *f, uint64_t hash)
 
 	if (at != MARKER_NOWHERE && used < BUCKET_SHARED)
 		return at;
-	other = free_in(f, marker_bucket_other(bucket, tag) & f->bucket_mask, tag, &used_other);
+	other = free_in(f, marker_bucket_other(hash) & f->bucket_mask, tag, &used_other);
 	return at == MARKER_NOWHERE || (other != MARKER_NOWHERE && used_other < used) ? other : at;
 }
 
@@ -252,7 +252,7 @@ bool marker_flows_valid(const struct marker_flows *f, uint32_t at)
 	uint32_t bucket = marker_bucket(hash) & f->bucket_mask, here = at / MARKER_BUCKET;
 
 	return (e->word & MARKER_WORD_LABEL) && *tag_at(f, at) == marker_tag(hash) &&
-	       (here == bucket || here == (marker_bucket_other(bucket, marker_tag(hash)) & f->bucket_mask));
+	       (here == bucket || here == (marker_bucket_other(hash) & f->bucket_mask));
 }
 
 bool marker_flows_taken(const struct marker_flows *f, uint32_t at)

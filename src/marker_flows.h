@@ -79,21 +79,20 @@ marker_hash(const uint64_t src[2], const uint64_t dst[2], uint32_t ports, uint32
 	return hash ^ hash >> 32;
 }
 
-/* The first of its buckets. Bits of it beyond the number of buckets mean nothing. */
+/* Its buckets. Bits beyond the number of buckets mean nothing. */
 static inline __attribute__((always_inline)) uint32_t marker_bucket(uint64_t hash)
 {
-	return (uint32_t)(hash >> 8);
+	return (uint32_t)hash >> 8;
+}
+
+static inline __attribute__((always_inline)) uint32_t marker_bucket_other(uint64_t hash)
+{
+	return (uint32_t)(hash >> 32);
 }
 
 static inline __attribute__((always_inline)) uint32_t marker_tag(uint64_t hash)
 {
-	return (hash & 0xFF) | 1;
-}
-
-/* The other one: different, and from there it leads back. */
-static inline __attribute__((always_inline)) uint32_t marker_bucket_other(uint32_t bucket, uint32_t tag)
-{
-	return bucket ^ tag * 0x5BD1E995U;
+	return (hash & 0xFF) ? (hash & 0xFF) : 1;
 }
 
 /* The tags of a bucket that may be equal to `tag`: bit 7 of their octets. The lowest one is equal. */

@@ -68,6 +68,9 @@ static int prepare(struct marker *m, struct label_bpf *s, const struct request *
 	s->rodata->bucket_mask = q->capacity / MARKER_BUCKET - 1;
 	s->rodata->entries_from = q->capacity / MARKER_ENTRY_SIZE;
 	s->rodata->kernel_context = !m->slow;
+#ifndef __x86_64__
+	s->rodata->any_order = true;
+#endif
 	bpf_program__set_autoload(s->progs.label_write, !m->slow);
 	bpf_program__set_autoload(s->progs.label_bare, q->bare);
 	bpf_program__set_autoload(s->progs.label_clock, q->clock);

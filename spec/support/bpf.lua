@@ -7,6 +7,7 @@ local process = require("spec.support.process")
 
 ffi.cdef([[
 long syscall(long, ...);
+unsigned if_nametoindex(const char *name);
 struct lab_bpf_insn { uint8_t code; uint8_t registers; int16_t offset; int32_t immediate; };
 struct lab_bpf_map { uint32_t type, key_size, value_size, entries, flags, spare[27]; };
 struct lab_bpf_load {
@@ -57,6 +58,16 @@ function bpf.counting_program(verdict)
   load.type, load.count, load.insns, load.license, load.name = TYPE_SCHED_CLS, 11, insns, "GPL", "foreign"
   local fd = assert(call(PROG_LOAD, load))
   return setmetatable({ fd = fd, map = map, id = bpf.program_info(fd).id }, Program)
+end
+
+--- A program that is loaded: attached, looked at and detached like those made here.
+---@param fd integer borrowed
+function bpf.program(fd) return setmetatable({ fd = fd, id = bpf.program_info(fd).id }, Program) end
+
+--- Undo attach().
+function Program:detach()
+  C.close(self.link)
+  self.link = nil
 end
 
 --- Attach at the egress of a device (of the namespace this process is in) by TCX. Lasts until close().

@@ -15,7 +15,7 @@
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 200000);
+	__uint(max_entries, 1100000);
 	__type(key, struct flow_key);
 	__type(value, __u32);
 } marks SEC(".maps");
