@@ -132,6 +132,7 @@ void flow_table_append(struct flow_batch *b, const struct flow_slot *f, uint32_t
 	e->experiment = f->experiment;
 	e->source = f->source;
 	e->rule = f->rule;
+	e->announced = f->announced;
 	memcpy(e->application, f->application, sizeof(e->application));
 }
 

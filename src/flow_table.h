@@ -71,7 +71,8 @@ struct flow_slot {
 	uint16_t rule;		/* as in flow_event */
 	uint32_t uid;		/* reserved: owner of the socket */
 	uint32_t pid;
-	uint32_t lease;	      /* reserved: seconds */
+	uint16_t announced; /* experiment * 64 + activity before the rules */
+	uint16_t spare;
 	uint32_t ended_batch; /* ENDED: state_header.batch, its low bits */
 
 	char application[48]; /* FLOW_APPLICATION_SIZE; NUL-terminated */
@@ -107,6 +108,39 @@ FFI_EXPORT void flow_table_resolve(struct flow_table *t, struct flow_batch *b);
  * - an end or ongoing event of an open flow gets tag, route, label, start_us, rule and,
  *   if it has none, application from the flow; it is dropped when the flow's start was. */
 FFI_EXPORT void flow_table_commit(struct flow_table *t, struct flow_batch *b, uint32_t known_backends);
+
+/*
+ * The rules have changed: run them over open flows again, in three steps of a slice of the table each.
+ *
+ * announced: fill `b` with starts (KNOWN, not DECIDED; time_us = now) of open flows from slot `from` on with
+ * an id of at most `newest`, as they were announced: experiment and activity from before the rules, the
+ * application as it is. At most FLOW_BATCH_MAX. Returns the slot to go on with; FLOW_SLOT_NONE behind the
+ * last.
+ *
+ * (rules decide)
+ *
+ * reapply: write down what is different now. A flow that is dropped, or has no experiment any more, ends.
+ * `ended` is filled with ends (DELIVER) for the backends that lose a flow: all of them when it ends, else
+ * those that are not in its route any more. Events of `b` get DELIVER when a backend has to know: one that is
+ * new in the route, or all of them when tag or application are others; the label is changed, its entropy
+ * stays. `dry`: only count. Follow it by the backends, first for `ended`, and by release. Not while another
+ * batch is in hand.
+ */
+struct flow_reapplied {
+	uint64_t flows;
+	uint64_t unchanged;
+	uint64_t changed;  /* tag or application */
+	uint64_t rerouted; /* another route, the same tag */
+	uint64_t dropped;
+	uint64_t unmapped;
+};
+FFI_EXPORT int32_t flow_table_announced(const struct flow_table *t, int32_t from, uint64_t newest,
+					struct flow_batch *b);
+FFI_EXPORT void flow_table_reapply(struct flow_table *t, struct flow_batch *b, struct flow_batch *ended,
+				   uint32_t known_backends, bool dry, struct flow_reapplied *counts);
+
+/* The id of the newest flow. */
+FFI_EXPORT uint64_t flow_table_newest(const struct flow_table *t);
 
 /* The backends are done: free the flows that ended in the batch. */
 FFI_EXPORT void flow_table_release(struct flow_table *t, struct flow_batch *b);

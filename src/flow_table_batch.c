@@ -182,6 +182,7 @@ static void resolve_end(struct flow_table *t, struct flow_event *e, uint32_t has
 static void resolve_event(struct flow_table *t, struct flow_event *e, uint32_t hash)
 {
 	e->slot = FLOW_SLOT_NONE;
+	e->announced = (uint16_t)(e->experiment << 6 | e->activity);
 	e->flags &=
 		(uint16_t) ~(EVENT_KNOWN | EVENT_DECIDED | EVENT_DROPPED | EVENT_DELIVER | EVENT_REOPENED);
 	if (e->state == FLOW_END)
@@ -231,7 +232,7 @@ void flow_table_resolve(struct flow_table *t, struct flow_batch *b)
 
 /* -- commit --------------------------------------------------------------------- */
 
-static uint32_t make_label(struct flow_table *t, const struct flow_event *e)
+uint32_t flow_table_label(struct flow_table *t, const struct flow_event *e)
 {
 	if (e->experiment != t->label_experiment || e->activity != t->label_activity) {
 		t->label = label_encode(e->experiment, e->activity, 0);
@@ -256,7 +257,7 @@ static bool settle_tag(struct flow_table *t, struct flow_event *e, uint32_t know
 	}
 	if (e->activity == 0)
 		e->activity = FLOW_ACTIVITY_DEFAULT;
-	e->label = make_label(t, e);
+	e->label = flow_table_label(t, e);
 	e->route &= (int32_t)known_backends;
 	return true;
 }
@@ -268,6 +269,7 @@ static void write_flow(struct flow_slot *f, const struct flow_event *e)
 	f->experiment = e->experiment;
 	f->activity = e->activity;
 	f->source = e->source;
+	f->announced = e->announced;
 	f->rule = e->rule;
 	f->seen_us = e->time_us;
 	if (e->flags & EVENT_HAS_BYTES) {
@@ -298,7 +300,7 @@ static void open_flow(struct flow_table *t, struct flow_slot *f, struct flow_eve
 	t->started->value++;
 }
 
-static void change_flow(struct flow_table *t, struct flow_slot *f, const struct flow_event *e)
+void flow_table_change(struct flow_table *t, struct flow_slot *f, const struct flow_event *e)
 {
 	struct state_header *h = t->header;
 
@@ -328,7 +330,7 @@ static void commit_start(struct flow_table *t, struct flow_event *e, uint32_t kn
 		open_flow(t, f, e);
 	} else {
 		e->start_us = f->start_us;
-		change_flow(t, f, e);
+		flow_table_change(t, f, e);
 	}
 	e->flags |= EVENT_DELIVER;
 }

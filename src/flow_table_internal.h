@@ -91,6 +91,12 @@ static inline void flow_table_push_free(struct flow_table *t, uint32_t slot)
 	t->free[t->free_count++] = slot;
 }
 
+/* The label of an event's tag, with the entropy of the label that it has. */
+uint32_t flow_table_label(struct flow_table *t, const struct flow_event *e);
+
+/* Give an open flow what the event says, so that a kill in the middle leaves it as it was. */
+void flow_table_change(struct flow_table *t, struct flow_slot *f, const struct flow_event *e);
+
 /* Slots of the last batch's ends become free. */
 static inline void flow_table_empty_limbo(struct flow_table *t)
 {

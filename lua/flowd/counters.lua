@@ -55,6 +55,8 @@ counters.help = {
     .. "restart, or when the same addresses and ports started again (succeeded).",
   flowd_flows_not_adopted_total = "Flows found in the state file and not taken over, by reason.",
   flowd_flows_open = "Flows that are open now.",
+  flowd_flows_reapplied_total = "Open flows that reapply ran today's rules over, by result: unchanged, changed (another "
+    .. "tag), rerouted, dropped and unmapped (both: ended).",
   flowd_flows_refused_total = "Starts refused because the flow could not be stored, by reason.",
   flowd_flows_sockets_total = "Flows whose local TCP socket was found and recorded.",
   flowd_flows_started_total = "Flows that were opened.",

@@ -106,16 +106,22 @@ function Pipeline:deliver(batch)
   for i = 1, #backends do backends[i].flush() end
 end
 
+--- Run the rules on what is not decided.
+---@param batch ffi.cdata* struct flow_batch *
+function Pipeline:decide(batch)
+  local mark = enter(RULE, 0, "rules")
+  self.chain:run(batch)
+  leave(mark)
+  check_tags(batch)
+end
+
 --- Run a batch through. When this returns, the flow table has it and every backend took its part.
 ---@param batch ffi.cdata* struct flow_batch *
 function Pipeline:run(batch)
   if batch.count == 0 then return end
   local flows = self.table
   resolve(flows, batch)
-  local mark = enter(RULE, 0, "rules")
-  self.chain:run(batch)
-  leave(mark)
-  check_tags(batch)
+  self:decide(batch)
   commit(flows, batch, self.known)
   if succeeded(flows, self.missed) > 0 then self:deliver_missed() end
   self:deliver(batch)

@@ -205,6 +205,17 @@ end
 ---@param number integer
 function Chain:count_hit(number) self.hits[number].value = self.hits[number].value + 1 end
 
+--- All rules' hits, to be set again with restore_hits().
+function Chain:hits_now()
+  local list = {}
+  for number, rule in ipairs(self.rules) do list[number] = rule.hits_counter.value end
+  return list
+end
+
+function Chain:restore_hits(list)
+  for number, value in ipairs(list) do self.hits[number].value = value end
+end
+
 local function call_and_stop(fn)
   local verdict = fn(view.flow)
   if verdict then stop(verdict) end
