@@ -33,7 +33,7 @@
 
 enum {
 	/* Raise with every change of a struct in the file, or of an offset. */
-	STATE_VERSION = 2,
+	STATE_VERSION = 1,
 	STATE_HEADER_SIZE = 4096,
 	STATE_NAMES_MAX = 1024, /* number 0 is no name */
 	STATE_NAME_SIZE = 64,	/* octets, with the closing NUL */
