@@ -121,4 +121,38 @@ describe("the README", function()
       end
     end
   end)
+
+  it("shows a session at the console that goes as it says", function()
+    local session = text:match("<!%-%- session: begin %-%->\n```\n(.-)```\n<!%-%- session: end")
+    local dir = temp.dir()
+    -- Without what marking needs: a session is about rules.
+    local conf = temp.read("conf/dev.lua"):gsub("\n    marker = [^\n]*", "\n")
+    temp.write(dir .. "/dev.lua", conf)
+    local d = daemon.start({ dir = dir, conf = dir .. "/dev.lua", cwd = dir })
+    local asked = 0
+    -- One client for all, as at a terminal.
+    local c = assert(require("flowd.console.client").connect(dir .. "/run/console"))
+    for block in (session .. "flowd> "):gmatch("(.-)flowd> ") do
+      local typed, shown = block:match("^([^\n]*)\n(.*)$")
+      if typed and typed ~= "" then
+        asked = asked + 1
+        local out = {}
+        local status, message = c:ask("eval", typed, { width = 100, interactive = 1 }, function(t) out[#out + 1] = t end)
+        assert.equal(0, status, typed .. ": " .. message)
+        -- Times differ, and what is left out is shown as dots.
+        local function plain(t) return (t:gsub("%[[%d.]+ us%]", "[time]")) end
+        out = plain(table.concat(out))
+        local wanted, more = plain(shown):match("^(.-)%.%.%.\n(.*)$")
+        if wanted then
+          assert.equal("", more)
+          assert.equal(wanted, out:sub(1, #wanted), typed)
+        else
+          assert.equal(plain(shown), out, typed)
+        end
+      end
+    end
+    assert.equal(9, asked)
+    c:close()
+    d:stop()
+  end)
 end)

@@ -11,9 +11,9 @@ local watch = require("flowd.watch")
 
 local server = {}
 
-local SLICE_NS = 2e6 -- of a turn of the loop, for what clients run: together
-local FIRST_NS = 1e6 -- for what was just asked: most is done then
-local TURN_NS = 2e6 -- for taking requests in
+local SLICE_NS = 1e6 -- of a turn of the loop, for what clients run: together
+local FIRST_NS = 0.7e6 -- for what was just asked: most is done then
+local TURN_NS = 1e6 -- for taking requests in
 local PIECE = ffi.C.CONSOLE_REPLY_MAX
 local READ, FULL = ffi.C.CONSOLE_ACCESS_READ, ffi.C.CONSOLE_ACCESS_FULL
 local EAGAIN = 11
