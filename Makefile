@@ -146,10 +146,11 @@ MAN_DATE ?= $(or $(shell git log -1 --format=%cs 2>/dev/null),$(shell date +%F))
 man: $(BIN)/flowd-lua ## write the manual pages to build/man
 	@mkdir -p $(BUILD)/man
 	@$(BIN)/flowd-lua lua scripts/build/man.lua $(BUILD)/man $(MAN_DATE)
-	@echo "  MAN     $(BUILD)/man/flowd-lua.8 $(BUILD)/man/flowd-lua.conf.5 $(BUILD)/man/flowd-lua-console.7"
+	@echo "  MAN     $(BUILD)/man"
 
-conf: $(BIN)/flowd-lua ## write conf/flowd.lua from the schemas
+conf: $(BIN)/flowd-lua ## write conf/flowd.lua and conf/annotations/configuration.lua from the schemas
 	@$(BIN)/flowd-lua conf --template > $(BUILD)/flowd.lua && mv $(BUILD)/flowd.lua conf/flowd.lua
+	@$(BIN)/flowd-lua lua scripts/build/annotations.lua conf/annotations/configuration.lua
 
 install: build man ## copy into $(DESTDIR)$(PREFIX)
 	install -D -m 0755 $(BIN)/flowd-lua $(DESTDIR)$(PREFIX)/sbin/flowd-lua
@@ -157,6 +158,10 @@ install: build man ## copy into $(DESTDIR)$(PREFIX)
 	install -D -m 0644 $(BUILD)/man/flowd-lua.8 $(DESTDIR)$(PREFIX)/share/man/man8/flowd-lua.8
 	install -D -m 0644 $(BUILD)/man/flowd-lua.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/flowd-lua.conf.5
 	install -D -m 0644 $(BUILD)/man/flowd-lua-console.7 $(DESTDIR)$(PREFIX)/share/man/man7/flowd-lua-console.7
+	install -D -m 0644 $(BUILD)/man/flowd-lua-rules.7 $(DESTDIR)$(PREFIX)/share/man/man7/flowd-lua-rules.7
+	install -D -m 0644 $(BUILD)/man/flowd-lua-plugins.7 $(DESTDIR)$(PREFIX)/share/man/man7/flowd-lua-plugins.7
+	install -d $(DESTDIR)$(PREFIX)/share/flowd-lua
+	cd conf && find cookbook annotations -type f -exec install -D -m 0644 {} $(abspath $(DESTDIR)$(PREFIX))/share/flowd-lua/{} \;
 	install -d $(DESTDIR)$(UNIT_DIR)
 	sed 's|/usr/sbin/|$(PREFIX)/sbin/|' packaging/systemd/flowd-lua.service > $(DESTDIR)$(UNIT_DIR)/flowd-lua.service
 	chmod 0644 $(DESTDIR)$(UNIT_DIR)/flowd-lua.service

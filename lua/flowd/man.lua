@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: Apache-2.0
---- The manual pages flowd-lua(8) and flowd-lua.conf(5), in mdoc(7): from the command table of
+--- The manual pages flowd-lua(8), flowd-lua.conf(5) and flowd-lua-rules(7), in mdoc(7): from the command table of
 -- flowd.cli, the options of flowd.options and the schema of every built-in plugin and backend.
 local cli = require("flowd.cli")
 local config_print = require("flowd.config_print")
@@ -79,7 +79,10 @@ function Page:text(text)
       paragraph = paragraph:gsub("%s+", " "):gsub("^ ", ""):gsub(" $", "")
       -- The ends of sentences; "e.g." and the like are not followed by a capital letter.
       paragraph = paragraph:gsub("([%.:?!][%)\"]?) (%u)", "%1\n%2")
-      for sentence in paragraph:gmatch("[^\n]+") do self:wrapped(escape(sentence)) end
+      for sentence in paragraph:gmatch("[^\n]+") do
+        -- A call is no reference to a manual page.
+        self:wrapped((escape(sentence):gsub("([%w_])%(%)", "%1(\\&)")))
+      end
     end
   end
 end
@@ -229,6 +232,7 @@ configuration that was accepted before, whatever its files say meanwhile.]])
     .. "echo 'end tcp 2001:db8::1 1094 2001:db8::2 40000 atlas data_challenge' > $p")
   page:macro("Sh SEE ALSO")
   page:macro("Xr flowd-lua.conf 5 ,")
+  page:macro("Xr flowd-lua-rules 7 ,")
   page:macro("Xr tc 8")
   return page:done()
 end
@@ -288,8 +292,8 @@ The file, and every file of rules, plugins and backends that it names, must belo
 configuration file and be writable by nobody else; so must every directory above it, unless its sticky bit is set.
 An error names the component of the path that is not so.
 
-Lua in the configuration and in files of rules can compute, but reach nothing outside: there is no io, no os.execute,
-no require.
+Lua in the configuration and in files of rules can compute, but reach nothing outside: there is no io and no os.execute,
+and require finds files below the configuration's directory only.
 Names of files in the configuration itself are relative to its directory; those of the running daemon, such as
 runtime_dir and pipes, to the working directory.]])
   page:macro("Sh OPTIONS")
@@ -299,7 +303,16 @@ runtime_dir and pipes, to the working directory.]])
   write_fields(page, { kind = "table", fields = options.instance })
   write_modules(page, "plugins")
   write_modules(page, "backends")
-  man_rules.write(page)
+  page:macro("Sh RULES")
+  page:text([[Rules decide what becomes of a flow. They are functions of the flow or declarations, in the list of rules or in
+files that it names:]])
+  page:literal([[
+rule "inside the site" (function(flow)
+  if flow.dst:within("2001:db8:10::/48") then return drop end
+end)]])
+  page:macro("Pp")
+  page:text("Everything that they can use is described in")
+  page:macro("Xr flowd-lua-rules 7 .")
   page:macro("Sh FILES")
   page:macro("Bl -tag -width Ds")
   page:macro("It Pa " .. cli.default_conf)
@@ -321,6 +334,48 @@ return {
   },
 }]])
   page:macro("Sh SEE ALSO")
+  page:macro("Xr flowd-lua-rules 7 ,")
+  page:macro("Xr flowd-lua 8")
+  return page:done()
+end
+
+--- flowd-lua-rules(7).
+---@param date string as mdoc writes it: "January 2, 2026"
+---@param annotations string text of conf/annotations/rules.lua
+---@return string
+function man.rules(date, annotations)
+  local page = new_page("flowd-lua-rules", 7, date)
+  page:macro("Sh NAME")
+  page:macro("Nm flowd-lua-rules")
+  page:macro("Nd rules of flowd-lua, and all that they can use")
+  man_rules.write(page, annotations)
+  page:macro("Sh FILES")
+  page:macro("Bl -tag -width Ds")
+  page:macro("It Pa /usr/share/flowd-lua/cookbook")
+  page:text("Policies to copy, each a file of at most ten lines.")
+  page:macro("It Pa /usr/share/flowd-lua/annotations")
+  page:text("For editors with a Lua language server: what completes and checks rules, the configuration, plugins and backends.")
+  page:macro("El")
+  page:macro("Sh SEE ALSO")
+  page:macro("Xr flowd-lua.conf 5 ,")
+  page:macro("Xr flowd-lua-plugins 7 ,")
+  page:macro("Xr flowd-lua 8")
+  return page:done()
+end
+
+--- flowd-lua-plugins(7).
+---@param date string as mdoc writes it: "January 2, 2026"
+---@param annotations string text of conf/annotations/plugins.lua
+---@return string
+function man.plugins(date, annotations)
+  local page = new_page("flowd-lua-plugins", 7, date)
+  page:macro("Sh NAME")
+  page:macro("Nm flowd-lua-plugins")
+  page:macro("Nd plugins and backends of a site's own for flowd-lua")
+  man_rules.write(page, annotations)
+  page:macro("Sh SEE ALSO")
+  page:macro("Xr flowd-lua.conf 5 ,")
+  page:macro("Xr flowd-lua-rules 7 ,")
   page:macro("Xr flowd-lua 8")
   return page:done()
 end

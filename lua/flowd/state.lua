@@ -250,6 +250,9 @@ end
 
 local table_class = class(Table, "table of flowd.state")
 
+-- What rules can call on them.
+state.methods = { counter = Counter, table = Table }
+
 local settings_known = { "max", "when_full" }
 
 local function check_settings(name, settings)

@@ -17,3 +17,13 @@ end
 write("flowd-lua.8", man.daemon(written))
 write("flowd-lua.conf.5", man.configuration(written))
 write("flowd-lua-console.7", man.console(written))
+
+local function annotations(name)
+  local file = assert(io.open(("conf/annotations/%s.lua"):format(name)))
+  local text = file:read("*a")
+  file:close()
+  return text
+end
+
+write("flowd-lua-rules.7", man.rules(written, annotations("rules")))
+write("flowd-lua-plugins.7", man.plugins(written, annotations("plugins")))
