@@ -8,6 +8,7 @@
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <linux/membarrier.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -19,6 +20,7 @@
 #include "label.skel.h"
 #include "log.h"
 #include "marker_internal.h"
+#include "watchdog.h"
 
 _Static_assert(sizeof(((struct label_bpf__bss *)0)->local_ports) * 8 == 65536, "a bit for every port");
 _Static_assert(sizeof(((struct label_bpf__bss *)0)->counted) == MARKER_COUNTS * sizeof(struct marker_count),
@@ -81,6 +83,22 @@ static int prepare(struct marker *m, struct label_bpf *s, const struct request *
 	return 0;
 }
 
+/* The kernel gives a program up (EAGAIN) that it is verifying when a signal comes, and a slow machine may
+ * take longer over it than from one tick of the watchdog to the next. */
+static int load_undisturbed(struct label_bpf *s)
+{
+	sigset_t tick, before;
+	int r;
+
+	sigemptyset(&tick);
+	sigaddset(&tick, SIGALRM);
+	sigprocmask(SIG_BLOCK, &tick, &before);
+	r = label_bpf__load(s);
+	watchdog_progress();
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	return r;
+}
+
 static int load(struct marker *m, struct label_bpf **out, const struct request *q)
 {
 	struct label_bpf *s = label_bpf__open();
@@ -91,7 +109,7 @@ static int load(struct marker *m, struct label_bpf **out, const struct request *
 		return -errno;
 	r = prepare(m, s, q);
 	if (r == 0)
-		r = label_bpf__load(s);
+		r = load_undisturbed(s);
 	if (r == 0)
 		*out = s;
 	else
