@@ -111,10 +111,11 @@ fuzz: ## random input: 10^7 packets, a minute of damaged lines and so on (FUZZ_R
 	@$(MAKE) --no-print-directory $(BIN)/flowd-lua
 	@FLOWD_BIN=$(BIN)/flowd-lua FUZZ_ROUNDS=$(FUZZ_ROUNDS) FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/test fuzz
 
-soak: ## kill and restart the daemon 1,000 times under traffic, and at every system call
+soak: ## kill and restart the daemon 1,000 times under traffic, and at every system call; reload it 1,000 times
 	@scripts/install-deps all
 	@$(MAKE) --no-print-directory $(BIN)/flowd-lua
 	@FLOWD_BIN=$(BIN)/flowd-lua FLOWD_RESTARTS=1000 $(BIN)/flowd-lua lua spec/run.lua spec/system/restart_spec.lua
+	@FLOWD_BIN=$(BIN)/flowd-lua FLOWD_RELOADS=1000 $(BIN)/flowd-lua lua spec/run.lua spec/system/reload_spec.lua
 
 test-kernels: ## boot Debian's kernels 5.10, 6.1 and 6.12 in qemu and try the static binary there
 	@scripts/install-deps kernels

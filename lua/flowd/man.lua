@@ -190,7 +190,9 @@ stop_deadline.]])
   page:text("Log every counter.")
   page:macro("It Dv SIGHUP")
   page:text([[Load the configuration and its files again. When anything is wrong with them, every error is logged with its file
-and line and nothing changes. Otherwise rules are exchanged between two batches of events, and plugins and
+and line and nothing changes. It is loaded a few milliseconds at a time while events go on; one that takes more CPU time
+than load_timeout is given up, and another signal meanwhile begins anew. Then rules are exchanged between two batches
+of events, and plugins and
 backends whose options changed are stopped and started; the others keep their pipes, sockets and marks, and the
 marker takes new options without leaving a packet unmarked.
 Directories, pid_file and max_flows are taken at the next restart. Rules, plugins and backends that were switched off,
@@ -205,6 +207,21 @@ configuration and the state file; if it refuses, the old one goes on and logs wh
 stop the daemon: the process is replaced in place, with the same process id, open flows, pipes and unfinished input. The log names the
 script, flowd_scripts_hung_total counts it, and it stays switched off until a reload or restart. What runs is the
 configuration that was accepted before, whatever its files say meanwhile.]])
+  page:macro("Sh SCRIPTS AND MEMORY")
+  page:text([[Rules, maps, timers and the configuration itself have a Lua state of their own, whose memory memory_limit limits.
+A script that asks for more gets the error "not enough memory", and the event goes on as if the rule had not
+matched. When that much is really in use, the rule or timer that holds most is switched off, logged and counted
+(flowd_memory_off_total), and what it held is freed; it is on again after a reload or restart. While a reload is under way there
+are two such states. Plugins and backends are trusted code in the daemon's own Lua state, and their memory is
+not limited: should the system end the process for it, open flows and marks stay for the next start. Memory that C code takes
+for large maps of prefixes and ports is not counted either.]])
+  page:macro("Sh TIMERS IN CONFIGURATION FILES")
+  page:text([[flowd.every(seconds, function) and flowd.after(seconds, function) in a configuration or rule file run a function
+every so many seconds, or once, while the configuration is in use. They give an object whose :stop() ends it. A timer that
+raises is logged and counted (flowd_timer_errors_total); one that raises five times in a row, or never returns, is switched off.
+What is switched off is listed by]])
+  page:macro("Nm")
+  page:text("stats: flowd_script_off.")
   page:macro("Sh FILES")
   page:macro("Bl -tag -width Ds")
   page:macro("It Pa " .. cli.default_conf)

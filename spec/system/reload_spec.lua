@@ -125,6 +125,29 @@ describe("a reload", function()
     assert.same({ code = 0 }, d:stop(30))
   end)
 
+  it("of 1,000 rules and a map of 100,000 prefixes under load: no event is lost, none waits 200 ms", function()
+    local FLOWS = 60000
+    local dir = temp.dir()
+    local prefixes, rules = {}, {}
+    for i = 0, 99999 do prefixes[#prefixes + 1] = ("2001:%x:%x::/48,atlas\n"):format(0xd00 + math.floor(i / 65536), i % 65536) end
+    for i = 1, 999 do rules[i] = ('rule "r%d" { match = { dst_port = %d }, set = { activity = 3 } },'):format(i, 20000 + i) end
+    temp.write(dir .. "/sites.csv", table.concat(prefixes))
+    rules[#rules + 1] = 'rule "sites" (function(flow) flow:tag(sites:find(flow.dst)) end),' .. rule(7)
+    local conf = daemon.write_config(dir, {}, table.concat(rules, "\n"))
+    temp.write(conf, 'local sites = flowd.map.prefixes "sites.csv"\n' .. temp.read(conf))
+    local d = daemon.start({ dir = dir, conf = conf, log_level = "info", seconds = 60 })
+    local path = temp.write(dir .. "/lines", flow_lines.lines("start", "::1", "::1", "atlas 1", 0, FLOWS - 1))
+    local writer = process.start({ "dd", "if=" .. path, "of=" .. d.pipe, "bs=4k", "conv=notrunc,nocreat", "status=none" })
+    repeat reload(d) until not writer:running()
+    d:wait_for_counter('flowd_rule_hits_total{rule="activity"}', FLOWS, SECONDS)
+    assert.equal(FLOWS, d:counter("flowd_lines_total"))
+    assert.equal(FLOWS, d:counter("flowd_flows_open"))
+    -- The daemon's own clock: whatever else the machine does is in it.
+    local limit = os.getenv("ASAN_OPTIONS") and 10 or 1
+    assert.is_true(d:counter("flowd_reload_pause_microseconds") < limit * 200000)
+    assert.same({ code = 0 }, d:stop(30))
+  end)
+
   it("leaves nothing behind: memory is flat", function()
     local sets = {}
     for i = 1, 200 do sets[i] = ('"2001:db8:%x::/48"'):format(i) end
@@ -138,7 +161,7 @@ describe("a reload", function()
       return resident(d.pid)
     end
     local before = many(40)
-    local after = many(120)
+    local after = many(tonumber(os.getenv("FLOWD_RELOADS") or 160))
     assert.is_true(after - before < 3000, ("%d KiB, then %d KiB"):format(before, after))
     assert.same({ code = 0 }, d:stop())
   end)
