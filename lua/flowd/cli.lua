@@ -35,7 +35,7 @@ cli.options = {
 }
 
 --- Names of the commands, in the order of the help.
-cli.commands = { "run", "check", "explain", "conf", "console", "eval", "stats", "marker", "registry", "lua", "version", "help" }
+cli.commands = { "run", "check", "explain", "reapply", "conf", "console", "eval", "stats", "marker", "registry", "lua", "version", "help" }
 
 --- Other names of commands.
 cli.aliases = { repl = "console" }

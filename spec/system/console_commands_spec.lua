@@ -258,6 +258,13 @@ describe("the console's commands:", function()
     assert.equal(8, value('inject "tcp ::1 1 ::1 80 atlas 1"').activity)
   end)
 
+  it("reapply runs the rules over open flows, and dry only counts", function()
+    start()
+    assert.matches("^reapply %(dry: nothing was changed%): %d+ open flows", ask("reapply{dry=true}"))
+    assert.matches("^reapply: %d+ open flows", ask("reapply()"))
+    fails("reapply{dri=true}", "unknown option dri")
+  end)
+
   it("explain tells rule by rule what would become of a flow", function()
     start({ rules = 'rule "seven" { match = { dst_port = 80 }, set = { activity = 7 } }, rule "all" { drop = true },' })
     local text = ask('explain "tcp ::1 1 ::1 80 atlas Data_Challenge"')

@@ -127,6 +127,24 @@ local function trace(session, given)
   end
 end
 
+-- Not called here: a slice of it is a batch, which must not be left in the middle.
+local function reapply(session, options)
+  options = options == nil and {} or options
+  if type(options) ~= "table" then error("reapply: expected nothing or {dry=true}; got " .. tostring(options), 0) end
+  for key, value in pairs(options) do
+    if key ~= "dry" or type(value) ~= "boolean" then error(("reapply: unknown option %s: expected {dry=true}"):format(tostring(key)), 0) end
+  end
+  local ok, message = place.call("reapply_start", { dry = options.dry or false })
+  if not ok then error(message, 0) end
+  local counts = place.call("reapply_status")
+  while not counts.done do
+    session:wait(0.02)
+    counts = place.call("reapply_status")
+  end
+  if counts.failure then error("reapply: " .. counts.failure, 0) end
+  return format.view(counts, { text = function(now, write) write(now.text .. "\n") end })
+end
+
 local conditions = {
   count = "end after so many events", all = "true: also rules that did nothing",
   protocol = '"tcp" or "udp"', family = "4 or 6", src = "this host's end: an address or a prefix", dst = "the other end",
@@ -173,6 +191,13 @@ It is gone after a reload, which says so; delta() prints it as it could go into 
     doc = [[FLOW is "tcp 2001:db8::1 1094 2001:db8::2 40000 [EXPERIMENT ACTIVITY] [KEY=VALUE …]", or named arguments as for inject.
 Nothing is counted, stored or sent.]],
     example = 'explain "tcp ::1 2345 ::1 5777 atlas Data_Challenge"', run = explain_flow,
+  },
+  {
+    name = "reapply", usage = "reapply([{dry=true}])", summary = "runs today's rules over all open flows and changes marks in place",
+    doc = [[Each open flow is decided anew from what it was announced with. Another tag changes the mark in place; backends that are
+new in its route get a start, others an end; a flow that is dropped or has no experiment now ends. With dry=true it only
+counts what would change.]],
+    example = "reapply{dry=true}", changes = true, run = reapply,
   },
   {
     name = "trace", usage = "trace{…}", summary = "live events, rule by rule, until Ctrl-C or a count",
