@@ -34,7 +34,7 @@ enum {
 	MARKER_BUCKET = 8,	/* entries, as tags in a word */
 	MARKER_TAG_SHARED = 2,	/* as many of a bucket may have the same tag: the program looks at no more */
 	MARKER_CAPACITY_MIN = 2048,
-	MARKER_CAPACITY_START = 65536,
+	MARKER_CAPACITY_START = 16384,
 
 	MARKER_WORD_LABEL = 0xFFFFF,
 	MARKER_WORD_UDP = 1 << 20,

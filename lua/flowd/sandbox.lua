@@ -64,7 +64,8 @@ local absent = {
   collectgarbage = "the daemon looks after its memory",
   coroutine = "rules and configuration run to their end",
   debug = "", ffi = "", jit = "", package = "", newproxy = "", getfenv = "", setfenv = "", gcinfo = "", module = "",
-  io = "files are the daemon's", dofile = "", load = "", loadfile = "", loadstring = "", require = "there is no configuration directory here",
+  io = "files are the daemon's", dofile = "", load = "", loadfile = "", loadstring = "",
+  require = "there is no configuration directory here",
   rawequal = "", rawget = "", rawset = "", rawlen = "", _G = "declare what is shared with `local`",
 }
 

@@ -1,28 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 local cli = require("flowd.cli")
-local config = require("flowd.config")
 local explain = require("flowd.explain")
 local json = require("flowd.json")
-local rules = require("flowd.rules")
-
--- Ids for the configured plugins, as a state file would give them.
-local function plugin_ids(loaded)
-  local names, ids = {}, {}
-  for name in pairs(loaded.values.plugins) do names[#names + 1] = name end
-  table.sort(names)
-  for id, name in ipairs(names) do ids[name] = id end
-  return names, ids
-end
-
-local function compile(loaded)
-  local names, ids = plugin_ids(loaded)
-  local chain, problems = rules.compile(loaded.rules, {
-    registry = loaded.registry, backends = config.backend_bits(loaded), plugins = loaded.values.plugins,
-    source_id = function(name) return ids[name] end, source_name = function(id) return names[id] end,
-  })
-  if not chain then error({ errors = problems }, 0) end
-  return chain, names
-end
 
 -- Empty lists are lists.
 local function mark_lists(report)
@@ -56,9 +35,9 @@ bytes_sent and bytes_received. A value with blanks stands in double quotes; in n
     { name = "--brief", doc = "Leave out rules that did nothing." },
   },
   run = function(arguments, options)
-    local loaded = cli.load_config(options)
-    local chain, plugins = compile(loaded)
-    local report, message = explain.ask(chain, table.concat(arguments, " "), { plugins = plugins })
+    local _, builder = cli.load_policy(options)
+    local report, message = builder.policy:call("flowd.policy_explain.run", table.concat(arguments, " "))
+    builder:close()
     if not report then
       io.stderr:write("flowd-lua: explain: ", message, "\n")
       return 2
