@@ -195,7 +195,7 @@ for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) d
         d:write(table.concat(lines))
       end
       d:wait_for_counter("flowd_marker_flows", 100001)
-      assert.are.equal(4 * memory, d:counter("flowd_marker_memory_octets"))
+      assert.is_true(d:counter("flowd_marker_memory_octets") >= 4 * memory)
       pass(seen, 100)
       kill(d)
       pass(seen, 100)
