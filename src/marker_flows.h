@@ -100,7 +100,8 @@ static inline __attribute__((always_inline)) uint64_t marker_tags_match(uint64_t
 {
 	uint64_t differ = tags ^ tag * 0x0101010101010101ULL;
 
-	return (differ - 0x0101010101010101ULL) & ~differ & 0x8080808080808080ULL;
+	/* No carry leaves an octet: nothing but the tag matches. */
+	return ~(((differ & 0x7F7F7F7F7F7F7F7FULL) + 0x7F7F7F7F7F7F7F7FULL) | differ | 0x7F7F7F7F7F7F7F7FULL);
 }
 
 /* Number of the octet with the lowest of these bits. */

@@ -32,7 +32,8 @@ function bench.median(list) return bench.percentile(list, 50) end
 ---@param percent number
 ---@return number
 function bench.percentile(list, percent)
-  local sorted = { unpack(list) }
+  local sorted = {}
+  for i, value in ipairs(list) do sorted[i] = value end
   table.sort(sorted)
   return sorted[math.max(1, math.ceil(#sorted * percent / 100))]
 end

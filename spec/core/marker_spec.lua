@@ -138,6 +138,28 @@ describe("marks", function()
     assert.are.equal(0, label_of(m, 5000, { protocol = "udp" }))
   end)
 
+  it("come again with flows that start again, whatever is left at their places", function()
+    local count = 65000
+    local big = marking.open(count)
+    local function each(more)
+      for first = 1, count, 1000 do
+        local list = {}
+        for i = first, first + 999 do
+          list[#list + 1] = { dst = ("2001:db8:%x::2"):format(i), dst_port = 1 + i % 50000, slot = i - 1, label = i }
+          for name, value in pairs(more) do list[#list][name] = value end
+        end
+        big:events(list)
+      end
+    end
+    for _ = 1, 3 do
+      each({ state = "start" })
+      assert.are.equal(count, big:counts().open)
+      each({ state = "end", known = true, decided = true })
+      assert.are.equal(0, big:counts().open)
+    end
+    big:close()
+  end)
+
   -- Ports are each flow's own, so that its mark is found by nothing else.
   it("stay when the table grows under them, and nothing else is marked", function()
     local count = 100000
