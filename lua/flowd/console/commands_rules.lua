@@ -29,24 +29,17 @@ local function show_rules(list, write, width)
   if #list == 0 then return write("there are no rules\n") end
   local rows = {}
   for i, r in ipairs(list) do
-    rows[i] = { tostring(i), r.name, ("%d"):format(r.hits), ("%d"):format(r.errors), r.time or "", r.state, r.from }
+    rows[i] = { tostring(i), r.name, ("%d"):format(r.hits), ("%d"):format(r.errors), r.state, r.from }
   end
   format.columns({ { title = "", right = true }, { title = "NAME" }, { title = "HITS", right = true },
-    { title = "ERRORS", right = true }, { title = "TIME", right = true, spare = 2 }, { title = "STATE" },
-    { title = "FROM", spare = 1 } }, rows, write, width)
-end
-
-local function time_of(rule)
-  local share = rule.share
-  if type(share) ~= "number" then return nil end
-  return ("%.0f%%"):format(share * 100)
+    { title = "ERRORS", right = true }, { title = "STATE" }, { title = "FROM", spare = 1 } }, rows, write, width)
 end
 
 local function rules()
   local list = {}
   for i, rule in ipairs(place.chain().rules) do
     list[i] = {
-      number = i, name = rule.name, hits = rule.hits, errors = rule.errors, time = time_of(rule),
+      number = i, name = rule.name, hits = rule.hits, errors = rule.errors,
       state = rule.off and "off" or "on", file = rule.file, line = rule.line,
       from = typed().is(rule.name) and "typed in" or ("%s:%d"):format(rule.file:match("[^/]*$"), rule.line),
     }
@@ -163,8 +156,8 @@ end
 
 return {
   {
-    name = "rules", usage = "rules()", summary = "the rules in order: hits, errors, share of time, on or off, where from",
-    doc = "TIME is the share of all rules' time, where it has been measured on enough events.",
+    name = "rules", usage = "rules()", summary = "the rules in order: hits, errors, on or off, where from",
+    doc = "Rules that were typed in stand where they run. enable(name) and disable(name) switch one on and off.",
     example = "rules()", run = rules,
   },
   {

@@ -170,7 +170,10 @@ local function encode_object(value, write, above)
   for _, key in ipairs((sorted_keys(value))) do
     if not first then write(",") end
     first = false
-    write(format.json_string(tostring(key)))
+    -- Not f(g()): a slice that ends between the two calls loses what g gave.
+    local name = tostring(key)
+    name = format.json_string(name)
+    write(name)
     write(":")
     encode(value[key], write, above)
   end
@@ -181,7 +184,8 @@ local json_module
 --- A JSON string.
 function format.json_string(text)
   json_module = json_module or require("flowd.json")
-  return json_module.encode(text)
+  local encoded = json_module.encode(text)
+  return encoded
 end
 
 function encode(value, write, above)
@@ -191,7 +195,8 @@ function encode(value, write, above)
   if kind == "table" then
     local text = not view and custom_text(value)
     if text then
-      write(format.json_string(text))
+      local encoded = format.json_string(text)
+      write(encoded)
       return
     end
     if above[value] then error("a table that contains itself cannot be written as JSON", 0) end
@@ -205,11 +210,14 @@ function encode(value, write, above)
   elseif kind == "nil" then
     write("null")
   elseif kind == "number" then
-    write((value ~= value or math.abs(value) == math.huge) and "null" or number(value))
+    write((value ~= value or math.abs(value) == math.huge) and "null" or (number(value)))
   elseif kind == "boolean" or is_integer64(value) then
-    write(scalar(value))
+    local text = scalar(value)
+    write(text)
   else
-    write(format.json_string(kind == "string" and value or tostring(value)))
+    local text = kind == "string" and value or tostring(value)
+    text = format.json_string(text)
+    write(text)
   end
 end
 
