@@ -225,7 +225,11 @@ end
 --- none are null.
 ---@param value any
 ---@param write fun(text: string)
-function format.json(value, write) encode(value, write, {}) end
+function format.json(value, write)
+  -- In one go: a slice that ended between g and f of f(g()) would lose what g gave.
+  debug.sethook()
+  encode(value, write, {})
+end
 
 -- ---- tables in columns ---------------------------------------------------------------
 
