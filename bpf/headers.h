@@ -65,17 +65,22 @@ struct headers {
 	__u32 protocol; /* FLOW_TCP or FLOW_UDP */
 };
 
-/*
- * `size` octets at `offset`: in place when they are in the linear part of the packet (headers
- * nearly always are), else copied to `copy`. NULL when the packet ends before.
- */
-static __always_inline const void *headers_at(struct __sk_buff *skb, __u32 offset, __u32 size, void *copy)
-{
-	const void *at = (const void *)(long)skb->data + offset;
+/* May the program have pointers to places in the packet that only the packet tells? That takes CAP_PERFMON.
+ * Defined by the program. */
+extern const volatile bool headers_pointers;
 
-	if (at + size <= (const void *)(long)skb->data_end)
-		return at;
-	return bpf_skb_load_bytes(skb, offset, copy, size) ? NULL : copy;
+/*
+ * Copy `size` octets at `offset`: from where they are when that is the linear part of the packet (headers
+ * nearly always are). False when the packet ends before.
+ */
+static __always_inline bool headers_load(struct __sk_buff *skb, __u32 offset, __u32 size, void *copy)
+{
+	const void *at = (const void *)(long)skb->data;
+
+	if (!headers_pointers || at + offset + size > (const void *)(long)skb->data_end)
+		return bpf_skb_load_bytes(skb, offset, copy, size) == 0;
+	__builtin_memcpy(copy, at + offset, size);
+	return true;
 }
 
 static __always_inline bool headers_is_tag(__u16 type)
@@ -89,21 +94,17 @@ static __always_inline int headers_find_ipv6(struct __sk_buff *skb, __u32 link, 
 	__u32 offset = link;
 
 	if (link == HEADERS_ETHERNET) {
-		__u16 type_copy;
-		const __u16 *type = headers_at(skb, link - sizeof(*type), sizeof(*type), &type_copy);
 		__u16 protocol;
 
-		if (!type)
+		if (!headers_load(skb, link - sizeof(protocol), sizeof(protocol), &protocol))
 			return MARKER_TRUNCATED;
-		protocol = *type;
 		for (int i = 0; i < HEADERS_TAGS_MAX && headers_is_tag(protocol); i++) {
-			struct headers_tag copy;
-			const struct headers_tag *tag = headers_at(skb, offset, sizeof(*tag), &copy);
+			struct headers_tag tag;
 
-			if (!tag)
+			if (!headers_load(skb, offset, sizeof(tag), &tag))
 				return MARKER_TRUNCATED;
-			protocol = tag->type;
-			offset += sizeof(*tag);
+			protocol = tag.type;
+			offset += sizeof(tag);
 		}
 		if (protocol != bpf_htons(0x86DD))
 			return MARKER_NOT_IPV6;
@@ -153,33 +154,30 @@ static __always_inline __u32 headers_extension_size(__u32 protocol, const struct
  */
 static __always_inline int headers_find_transport(struct __sk_buff *skb, struct headers *h)
 {
-	struct headers_ipv6 ip_copy;
-	const struct headers_ipv6 *ip = headers_at(skb, h->network, sizeof(*ip), &ip_copy);
+	struct headers_ipv6 ip;
 	__u32 protocol, offset;
 
-	if (!ip)
+	if (!headers_load(skb, h->network, sizeof(ip), &ip))
 		return MARKER_TRUNCATED;
-	if ((*(const __u8 *)ip & 0xF0) != 0x60)
+	if ((*(const __u8 *)&ip & 0xF0) != 0x60)
 		return MARKER_NOT_IPV6;
-	protocol = ip->next;
+	protocol = ip.next;
 	offset = h->network + HEADERS_IPV6_SIZE;
 
 	for (int i = 0; protocol != FLOW_TCP && protocol != FLOW_UDP; i++) {
-		struct headers_extension copy;
-		const struct headers_extension *header;
+		struct headers_extension header;
 		__u32 size;
 
 		if (i == HEADERS_EXTENSIONS_MAX)
 			return MARKER_EXTENSIONS;
-		header = headers_at(skb, offset, sizeof(*header), &copy);
-		if (!header)
+		if (!headers_load(skb, offset, sizeof(header), &header))
 			return MARKER_TRUNCATED;
-		size = headers_extension_size(protocol, header);
+		size = headers_extension_size(protocol, &header);
 		if (!size)
 			return MARKER_PROTOCOL;
-		if (protocol == 44 && header->fragment & bpf_htons(0xFFF8))
+		if (protocol == 44 && header.fragment & bpf_htons(0xFFF8))
 			return MARKER_FRAGMENT;
-		protocol = header->next;
+		protocol = header.next;
 		offset += size;
 	}
 	h->protocol = protocol;

@@ -56,6 +56,7 @@ __u64 counted[2 * MARKER_COUNTS];
 const volatile __u32 bucket_mask;   /* buckets - 1 */
 const volatile __u32 entries_from;  /* number of the element that is entry 0 */
 const volatile bool kernel_context; /* kernel.h works here */
+const volatile bool headers_pointers; /* headers.h */
 const volatile bool any_order;	    /* memory is not read in the order of the program */
 
 static __always_inline struct marker_cpu *this_cpu(void)
@@ -65,13 +66,23 @@ static __always_inline struct marker_cpu *this_cpu(void)
 	return bpf_map_lookup_elem(&cpus, &number);
 }
 
+/* Without CAP_PERFMON the verifier takes no index that is a constant on some ways and none on others:
+ * it forgets what it knows of one that comes from a map. */
+static __always_inline __u32 unknown(struct marker_cpu *cpu, __u32 value)
+{
+	if (headers_pointers)
+		return value;
+	*(volatile __u64 *)&cpu->write.spare[0] = value;
+	return *(volatile __u64 *)&cpu->write.spare[0];
+}
+
 /* Programs of one CPU do not interrupt one another here: no atomic operations. */
 static __always_inline int count(__u32 kind)
 {
 	struct marker_cpu *cpu = this_cpu();
 
 	if (cpu)
-		cpu->count[kind].packets++;
+		cpu->count[unknown(cpu, kind) & (MARKER_COUNTS - 1)].packets++;
 	return TC_ACT_UNSPEC;
 }
 
@@ -277,7 +288,7 @@ static __always_inline int label_store(struct __sk_buff *skb, struct packet *p, 
 		return TC_ACT_UNSPEC;
 	entry = mark_of(skb, p, &cookie, &why);
 	if (!entry) {
-		cpu->count[why & (MARKER_COUNTS - 1)].packets++;
+		cpu->count[unknown(cpu, why) & (MARKER_COUNTS - 1)].packets++;
 		return TC_ACT_UNSPEC;
 	}
 	count_marked(skb, cpu, entry, p->network, cookie != 0, 1);
@@ -308,26 +319,22 @@ __attribute__((noinline)) int label_flow(struct __sk_buff *skb, __u32 network, _
 					 __u32 protocol)
 {
 	struct packet p;
-	struct headers_ipv6 ip_copy;
-	struct headers_ports ports_copy;
+	struct headers_ipv6 ip;
+	struct headers_ports ports;
 	struct headers_addresses addresses;
-	const struct headers_ports *ports;
-	const struct headers_ipv6 *ip;
 
 	network &= OFFSET_MASK;
 	transport &= OFFSET_MASK;
-	ports = headers_at(skb, transport, sizeof(*ports), &ports_copy);
-	if (!ports)
+	if (!headers_load(skb, transport, sizeof(ports), &ports))
 		return count(MARKER_TRUNCATED);
-	p.ports = *(const __u32 *)ports;
-	if (!port_has_flow(bpf_ntohs(ports->source)))
+	p.ports = *(const __u32 *)&ports;
+	if (!port_has_flow(bpf_ntohs(ports.source)))
 		return count(MARKER_MISSED);
-	ip = headers_at(skb, network, sizeof(*ip), &ip_copy);
-	if (!ip || !ports_in_payload(transport - network - HEADERS_IPV6_SIZE, ip->payload_length))
+	if (!headers_load(skb, network, sizeof(ip), &ip) ||
+	    !ports_in_payload(transport - network - HEADERS_IPV6_SIZE, ip.payload_length))
 		return count(MARKER_TRUNCATED);
-	p.word = ip->version_class_label;
-	/* Copied, wherever it is. */
-	if (bpf_skb_load_bytes(skb, network + sizeof(*ip), &addresses, sizeof(addresses)))
+	p.word = ip.version_class_label;
+	if (!headers_load(skb, network + sizeof(ip), sizeof(addresses), &addresses))
 		return count(MARKER_TRUNCATED);
 	p.at = &addresses;
 	p.udp = protocol == FLOW_UDP ? MARKER_WORD_UDP : 0;

@@ -87,6 +87,7 @@ struct marker {
 	struct marker_cpu *cpu; /* of each; mapped */
 	int clock_program;	/* owned */
 	bool slow;		/* the kernel does not take label_write */
+	bool guarded;		/* nor pointers that it does not know beforehand: without CAP_PERFMON */
 	bool bare;		/* label_bare is loaded */
 	struct marker_pins pins;
 	bool adopting; /* until marker_settle: what the process before attached stays as it is */

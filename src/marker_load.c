@@ -20,6 +20,7 @@
 #include "label.skel.h"
 #include "log.h"
 #include "marker_internal.h"
+#include "privileges.h"
 #include "watchdog.h"
 
 _Static_assert(sizeof(((struct label_bpf__bss *)0)->local_ports) * 8 == 65536, "a bit for every port");
@@ -70,6 +71,7 @@ static int prepare(struct marker *m, struct label_bpf *s, const struct request *
 	s->rodata->bucket_mask = q->capacity / MARKER_BUCKET - 1;
 	s->rodata->entries_from = q->capacity / MARKER_ENTRY_SIZE;
 	s->rodata->kernel_context = !m->slow;
+	s->rodata->headers_pointers = !m->guarded;
 #ifndef __x86_64__
 	s->rodata->any_order = true;
 #endif
@@ -120,14 +122,18 @@ static int load(struct marker *m, struct label_bpf **out, const struct request *
 /* Before Linux 6.2, or without CAP_PERFMON, programs do not see what is behind their context. */
 static int load_best(struct marker *m, struct label_bpf **out, const struct request *q)
 {
-	int r = load(m, out, q);
+	bool slow = m->slow;
+	int r = -EPERM;
 
-	if (r == 0 || m->slow)
+	m->guarded = privileges_missing(PRIVILEGE_PERFMON) != 0;
+	if (!slow && !m->guarded)
+		r = load(m, out, q);
+	if (r == 0)
 		return r;
 	m->slow = true;
 	r = load(m, out, q);
 	if (r < 0)
-		m->slow = false;
+		m->slow = slow;
 	return r;
 }
 
@@ -181,6 +187,9 @@ int marker_load(struct marker *m, uint32_t marks_max)
 	}
 	if (r < 0)
 		return r;
+	if (m->guarded)
+		log_warn("marker: without CAP_PERFMON the kernel takes only a slower program: a packet of a marked "
+			 "flow costs two to three times as much; everything is marked and counted all the same");
 	use(m, s);
 	m->clock_program = dup(bpf_program__fd(s->progs.label_clock));
 	if (m->clock_program < 0)

@@ -73,7 +73,7 @@
 ---@field state_dir? string Directory of what outlives the daemon. Made when missing. Expects a path, or "" for none.
 ---@field cache_dir? string Directory of what can be fetched again. Made when missing. Expects a path, or "" for none.
 ---@field pid_file? string File to write the process id to while the daemon runs. Expects a path, or "" for none.
----@field user? string User to run as, a name or a number, when started as root. Directories, pipes, the pid file and the directory of pins are prepared before; then only CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are kept (CAP_SYS_ADMIN and CAP_NET_ADMIN before Linux 5.8). "": the user that starts it.
+---@field user? string User to run as, a name or a number, when started as root. Directories, pipes, the pid file and the directory of pins are prepared before; then only CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are kept (CAP_SYS_ADMIN and CAP_NET_ADMIN before Linux 5.8). Without CAP_PERFMON packets of marked flows take two to three times as long to mark; without one of the others nothing is marked. "": the user that starts it.
 ---@field group? string Group to run as, with user; "": that user's own. The user's other groups are kept.
 ---@field max_flows? integer How many flows can be open at once. Memory is taken as flows come, at most 256 octets each. A flow beyond that is refused, counted and logged; no open flow is ever pushed out. Expects an integer from 1 to 16777216 flows.
 ---@field memory_limit? integer Memory that rules, maps and timers may use together. A script that asks for more gets an error, and the one that holds most is switched off. A reload needs as much again until the old configuration is gone. Expects an integer from 16 to 1048576 MB.

@@ -173,9 +173,26 @@ describe("the daemon as an ordinary user", function()
     assert.equal(0, d:stop().code)
   end)
 
+  marked("marks without CAP_PERFMON too, its next image as well, and says what is lost", function()
+    local a, b = pair()
+    local d = start(a, { dir = own_dir(), prefix = with_capabilities({ "net_admin", "bpf" }) })
+    d:expect("without CAP_PERFMON the kernel takes only a slower program: [^\n]* costs two to three times as much", 5)
+    d:write(unbroken.line("start", a, b))
+    d:wait_for_counter("flowd_marker_flows", 1)
+    local stream = unbroken.start(a, b)
+    stream:pass(100)
+    d:signal("USR2")
+    wait_for_image(d, 2)
+    stream:pass(100)
+    stream:check(ATLAS)
+    -- CAP_NET_ADMIN 12, CAP_BPF 39.
+    assert.equal("0000008000001000", status(d, "CapEff"))
+    d:wait_for_counter('flowd_marker_packets_total{result="marked"}', 200)
+    assert.equal(0, d:stop().code)
+  end)
+
   for missing, name in pairs({ net_admin = "CAP_NET_ADMIN (to attach a program to interfaces)",
-    bpf = "CAP_BPF (to load the program and its tables)",
-    perfmon = "CAP_PERFMON (for the kernel to accept the program's use of pointers)" }) do
+    bpf = "CAP_BPF (to load the program and its tables)" }) do
     marked("says that " .. missing .. " is missing, for what, and goes on with the rest", function()
       local kept = {}
       for _, capability in ipairs(CAPABILITIES) do
