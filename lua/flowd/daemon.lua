@@ -210,7 +210,7 @@ function Daemon:rules_options(bits)
   return { state = address(self.state), table = address(self.table), note = address(self.note), bits = bits }
 end
 
-local no_rules = { run = function() end }
+local no_rules = { run = function() end, try = function() end }
 
 -- From now on events go this way.
 function Daemon:use_policy(policy, rules)

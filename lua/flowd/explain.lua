@@ -1,11 +1,12 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- Why a flow becomes what it becomes: the rules on one event, one by one, each with its reasons.
 --
--- A dry run takes a copy: nothing is counted, stored or sent. Functions do run; what they remember
--- themselves they remember. A live run (for trace) does to the event what the chain would.
+-- A dry run takes a copy: nothing is counted, stored or sent, and flowd.state, maps that take turns and timers are
+-- afterwards as they were (flowd.dry). A live run does to the event what the chain would.
 local bit = require("bit")
 local ffi = require("ffi")
 local api = require("flowd.api")
+local dry = require("flowd.dry")
 local evaluate = require("flowd.rules.evaluate")
 local flow_text = require("flowd.flow_text")
 local show = require("flowd.rules.show")
@@ -26,6 +27,7 @@ local DROPPED = ffi.C.EVENT_DROPPED
 ---@field changes { field: string, from: string, to: string }[]
 ---@field verdict? "drop"|"accept"
 ---@field error? string
+---@field said? string[] by flowd.log and print, which a dry run keeps out of the log
 ---@field took_ns? integer
 
 ---@class flowd.explain.Report
@@ -92,6 +94,7 @@ local function explain_rule(chain, rule, e, names, live)
   local before = state_of(e, names)
   local acted
   if rule.fn then acted = run_function(chain, rule, e, live, entry) else acted = declared(chain, rule, e, names, live, entry) end
+  entry.said = dry.on and dry.take_said() or nil
   entry.changes = differences(before, state_of(e, names))
   entry.outcome = entry.outcome or acted and "acted" or rule.fn and "nothing" or "no match"
   return entry
@@ -114,6 +117,23 @@ local function result_of(e, names, chain)
     if e.key.family == 6 then result.label = tonumber(api.label_encode(result.experiment, result.activity, 0)) end
   end
   return result
+end
+
+local function explain_rules(chain, e, names, live, report)
+  local ended
+  chain:enter()
+  for number, rule in ipairs(chain.rules) do
+    if ended then
+      report.rules[number] = {
+        number = number, name = rule.name, file = rule.file, line = rule.line, kind = rule.fn and "function" or "declared",
+        outcome = "not reached", changes = {}, after = ended,
+      }
+    else
+      local entry = explain_rule(chain, rule, e, names, live)
+      report.rules[number] = entry
+      if entry.verdict then ended = number end
+    end
+  end
 end
 
 local scratch = ffi.new("struct flow_event[1]")
@@ -139,19 +159,13 @@ function explain.run(chain, event, options)
       plugin = show.value("plugin", e, names),
     },
   }
-  local start, ended = api.clock_monotonic_ns(), nil
-  chain:enter()
-  for number, rule in ipairs(chain.rules) do
-    if ended then
-      report.rules[number] = {
-        number = number, name = rule.name, file = rule.file, line = rule.line, kind = rule.fn and "function" or "declared",
-        outcome = "not reached", changes = {}, after = ended,
-      }
-    else
-      local entry = explain_rule(chain, rule, e, names, live)
-      report.rules[number] = entry
-      if entry.verdict then ended = number end
-    end
+  local start = api.clock_monotonic_ns()
+  local function try() explain_rules(chain, e, names, live, report) end
+  if live then
+    try()
+  else
+    local ok, message = dry.run(try)
+    if not ok then error(message, 0) end
   end
   report.result = result_of(e, names, chain)
   report.result.took_ns = tonumber(api.clock_monotonic_ns() - start)
@@ -217,6 +231,7 @@ local function reasons(entry)
     if entry.verdict then lines[#lines + 1] = entry.verdict == "drop" and "dropped" or "accepted: no further rule" end
     if #lines == 0 then lines[1] = "matched; what it sets was set already" end
   end
+  for _, text in ipairs(entry.said or {}) do lines[#lines + 1] = "says " .. text end
   return lines
 end
 

@@ -115,6 +115,14 @@ function Pipeline:decide(batch)
   check_tags(batch)
 end
 
+--- The same on trial: nothing but the batch changes.
+---@param batch ffi.cdata* struct flow_batch *
+function Pipeline:try(batch)
+  local mark = enter(RULE, 0, "rules")
+  self.chain:try(batch)
+  leave(mark)
+end
+
 --- Run a batch through. When this returns, the flow table has it and every backend took its part.
 ---@param batch ffi.cdata* struct flow_batch *
 function Pipeline:run(batch)

@@ -3,6 +3,7 @@
 --- rule, drop, accept, require, flowd.prefixes, flowd.address, flowd.map, flowd.state, flowd.log.
 local addresses = require("flowd.addresses")
 local definition = require("flowd.rules.definition")
+local dry = require("flowd.dry")
 local helpers = require("flowd.helpers")
 local log = require("flowd.log")
 local map = require("flowd.map")
@@ -40,6 +41,7 @@ local function say(level, format, ...)
   end
   local ok, text = pcall(string.format, format, ...)
   if not ok then error(("flowd.log: %s"):format(text), 2) end
+  if dry.on then return dry.say(("%s: %s"):format(level, text)) end
   logger(level, "%s", text)
 end
 

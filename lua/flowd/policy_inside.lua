@@ -41,6 +41,10 @@ local function run(address)
   watch_memory()
 end
 
+--- Run the rules on a batch, on trial.
+---@param address integer
+function inside.try(address) inside.chain:try(ffi.cast(batch_type, address)) end
+
 --- Find modules where the main state finds them.
 ---@param path string
 function inside.set_module_path(path) package.path = path end

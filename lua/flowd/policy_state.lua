@@ -52,6 +52,12 @@ function PolicyState:run(batch)
   self.handle:run(tonumber(ffi.cast("intptr_t", ffi.cast("struct flow_batch *", batch))))
 end
 
+--- Run its rules on a batch, on trial: nothing but the batch changes.
+---@param batch ffi.cdata* struct flow_batch *
+function PolicyState:try(batch)
+  self.handle:call("flowd.policy_inside.try", tonumber(ffi.cast("intptr_t", ffi.cast("struct flow_batch *", batch))))
+end
+
 --- Octets in use, and octets that the system has given for them.
 ---@return number used
 ---@return number mapped

@@ -26,7 +26,8 @@ Reapply.__index = Reapply
 
 --- Begin. Nothing happens before the first step.
 ---@param get_pipeline fun(): flowd.Pipeline the one in use: another one after a reload
----@param options? { dry: boolean? } dry: only count what would change. Rules run, with all that they remember.
+---@param options? { dry: boolean? } dry: only count what would change; what rules remember is put back
+---  behind each slice
 ---@return flowd.Reapply
 function reapply.new(get_pipeline, options)
   local self = setmetatable({
@@ -54,11 +55,9 @@ function Reapply:step()
     self:begin()
   end
   local pipeline, batch, ended = self.pipeline, self.batch, self.ended
-  local hits = self.dry and pipeline.chain.hits_now and pipeline.chain:hits_now()
   self.from = api.flow_table_announced(pipeline.table, self.from, self.newest, batch)
   if batch.count > 0 then
-    pipeline:decide(batch)
-    if hits then pipeline.chain:restore_hits(hits) end
+    if self.dry then pipeline:try(batch) else pipeline:decide(batch) end
     api.flow_table_reapply(pipeline.table, batch, ended, pipeline.known, self.dry, self.counts_now)
     if not self.dry then
       if ended.count > 0 then pipeline:queue(ended) end

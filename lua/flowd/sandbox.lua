@@ -6,6 +6,7 @@
 -- compiler, bytecode, other environments, the metatable that all strings share) is not
 -- there, and a name that is not there is an error where it is used.
 local bit = require("bit")
+local dry = require("flowd.dry")
 local log = require("flowd.log")
 local suggest = require("flowd.suggest")
 
@@ -56,6 +57,7 @@ local wrapped = { [table] = { insert = open_only("insert", table.insert), remove
 function functions.print(...)
   local parts = {}
   for i = 1, select("#", ...) do parts[i] = tostring((select(i, ...))) end
+  if dry.on then return dry.say(table.concat(parts, "\t")) end
   log.info("%s", table.concat(parts, "\t"))
 end
 

@@ -14,6 +14,7 @@
 -- over, it gets them by state.export and state.import.
 local addresses = require("flowd.addresses")
 local counters = require("flowd.counters")
+local dry = require("flowd.dry")
 local suggest = require("flowd.suggest")
 
 local error, tonumber, type = error, tonumber, type
@@ -75,6 +76,8 @@ end
 
 -- ---- counters ----------------------------------------------------------------------
 
+local function set_counter(counter, value) counter.value = value end
+
 --- Add to the counter.
 ---@param amount? integer default 1
 ---@return integer value what it is now
@@ -84,6 +87,7 @@ function Counter.add(self, amount)
   if type(amount) ~= "number" or not (amount >= 0 and amount <= 2 ^ 53) or amount % 1 ~= 0 then
     error(("counter: expected a whole number from 0 on; got %s"):format(show(amount)), 2)
   end
+  if dry.on then dry.note(set_counter, counter, counter.value) end
   counter.value = counter.value + amount
   return (tonumber(counter.value))
 end
@@ -133,8 +137,25 @@ local function check_value(value)
   error(("state.table: expected a number, a boolean or a text of at most %d octets as value; got %s"):format(TEXT_MAX, show(value)), 3)
 end
 
+local function set_fields(store, fields)
+  for name, value in pairs(fields) do store[name] = value end
+end
+
+local function set_key(store, key, value, turn, count)
+  store.values[key], store.turn[key], store.count = value, turn, count
+end
+
+local function set_place(store, at, key, head, tail)
+  store.order[at], store.head, store.tail = key, head, tail
+end
+
+-- Rules are on trial: a key, and the oldest place or the one behind the newest, are to be as they are now.
+local function note_key(store, key) dry.note(set_key, store, key, store.values[key], store.turn[key], store.count) end
+local function note_place(store, at) dry.note(set_place, store, at, store.order[at], store.head, store.tail) end
+
 local function remove(store, key)
   if store.values[key] == nil then return end
+  if dry.on then note_key(store, key) end
   store.values[key], store.turn[key] = nil, nil
   store.count = store.count - 1
 end
@@ -154,6 +175,7 @@ end
 local function forget_oldest(store)
   while store.head <= store.tail do
     local key, at = store.order[store.head], store.head
+    if dry.on then note_place(store, at) end
     store.order[at] = nil
     store.head = at + 1
     if store.turn[key] == at then
@@ -172,10 +194,16 @@ local function put(store, key, value)
       end
       forget_oldest(store)
     end
-    if store.tail - store.head > 2 * store.count + 64 then compact(store) end
+    if store.tail - store.head > 2 * store.count + 64 and not dry.on then compact(store) end
+    if dry.on then
+      note_key(store, key)
+      note_place(store, store.tail + 1)
+    end
     store.tail = store.tail + 1
     store.order[store.tail], store.turn[key] = key, store.tail
     store.count = store.count + 1
+  elseif dry.on then
+    note_key(store, key)
   end
   store.values[key] = value
 end
@@ -228,6 +256,10 @@ function Table.count(self) return behind(self, "table").count end
 --- Take all keys away.
 function Table.clear(self)
   local store = behind(self, "table")
+  if dry.on then
+    dry.note(set_fields, store, { values = store.values, turn = store.turn, order = store.order, head = store.head,
+      tail = store.tail, count = store.count })
+  end
   store.values, store.turn, store.order, store.head, store.tail, store.count = {}, {}, {}, 1, 0, 0
 end
 

@@ -7,6 +7,7 @@
 local ffi = require("ffi")
 local api = require("flowd.api")
 local counters = require("flowd.counters")
+local dry = require("flowd.dry")
 local log = require("flowd.log")
 local loop = require("flowd.loop")
 local protected = require("flowd.protect").call
@@ -54,7 +55,7 @@ end
 --- End a timer.
 function timers.stop(timer)
   local entry = data[timer]
-  if entry then drop(entry) end
+  if entry and not dry.on then drop(entry) end
 end
 
 -- Memory that it holds is given back as soon as nobody else holds it.
@@ -111,6 +112,7 @@ local function maker(word, once)
       errors = counters.get("flowd_timer_errors_total", { timer = name }),
     }
     count, live[entry] = count + 1, true
+    if dry.on then dry.note(drop, entry) end
     local timer = setmetatable({}, Timer)
     data[timer] = entry
     if active then start(entry) else waiting[#waiting + 1] = entry end

@@ -10,7 +10,7 @@ local service = {}
 
 local level_names = { [0] = "trace", "debug", "info", "warn", "error" }
 
-local no_rules = { run = function() end }
+local no_rules = { run = function() end, try = function() end }
 
 local options_at_start = { "enabled", "path", "mode", "group", "readonly_group", "patience" }
 

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- Tags in turn.
+local dry = require("flowd.dry")
 local held = require("flowd.map.held")
 
 local round_robin = {
@@ -30,8 +31,11 @@ function Builder:finish()
   return 0, { tags = self.tags, count = #self.tags, at = 0 }
 end
 
+local function put_back(turn, at) turn.at = at end
+
 function round_robin.find(_, _, self)
   local turn = held[self]
+  if dry.on then dry.note(put_back, turn, turn.at) end
   local at = turn.at % turn.count + 1
   turn.at = at
   return (turn.tags[at])

@@ -8,6 +8,7 @@ local ffi = require("ffi")
 local jit = require("jit")
 local counters = require("flowd.counters")
 local definition = require("flowd.rules.definition")
+local dry = require("flowd.dry")
 local generate = require("flowd.rules.generate")
 local rule_index = require("flowd.rules.index")
 local jit_options = require("flowd.jit_options")
@@ -142,6 +143,7 @@ function Chain:contain(message)
   end
   view.undo()
   e.cursor = 0
+  if self.trial then return index, number + 1 end
   rule.errors_counter.value = rule.errors_counter.value + 1
   rule.log = rule.log or log.limited(5, 60)
   rule.log("error", '%s:%d: rule "%s" failed on %s: %s', rule.file, rule.line, rule.name, view.describe(e), message)
@@ -205,17 +207,6 @@ end
 ---@param number integer
 function Chain:count_hit(number) self.hits[number].value = self.hits[number].value + 1 end
 
---- All rules' hits, to be set again with restore_hits().
-function Chain:hits_now()
-  local list = {}
-  for number, rule in ipairs(self.rules) do list[number] = rule.hits_counter.value end
-  return list
-end
-
-function Chain:restore_hits(list)
-  for number, value in ipairs(list) do self.hits[number].value = value end
-end
-
 local function call_and_stop(fn)
   local verdict = fn(view.flow)
   if verdict then stop(verdict) end
@@ -271,6 +262,18 @@ function Chain:run(batch)
   end
   cell.event = nil
   self.seen = self.seen + count
+end
+
+--- The same on trial: what the events become, and nothing else. No hit, no error is counted.
+---@param batch ffi.cdata* struct flow_batch *
+function Chain:try(batch)
+  local hits = {}
+  for number, rule in ipairs(self.rules) do hits[number] = rule.hits_counter.value end
+  self.trial = true
+  local ok, message = dry.run(self.run, self, batch)
+  self.trial = false
+  for number, value in ipairs(hits) do self.hits[number].value = value end
+  if not ok then log.error("rules: internal error: %s", message) end
 end
 
 return chain
