@@ -1,33 +1,60 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
- * kernel.h - the few fields of kernel structs that a program reads, wherever this kernel has them,
- * and what it needs to read them (Linux 6.2).
+ * kernel.h - the few fields of kernel structs that a program reads, wherever this kernel has them
+ * (Linux 6.2). Where that is comes from the daemon: marker_kernel.h.
  */
 #ifndef KERNEL_H
 #define KERNEL_H
 
 #include <linux/types.h>
-#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 
-struct kernel_cookie {
-	__s64 counter;
-};
+#include "marker_kernel.h"
 
-struct sock_common {
-	struct kernel_cookie skc_cookie;
-} __attribute__((preserve_access_index));
+struct kernel_skb;
+struct kernel_sock;
 
-struct sock {
-	struct sock_common __sk_common;
-} __attribute__((preserve_access_index));
+/* The sk_buff behind a program's context: bpf_cast_to_kern_ctx(). */
+static __always_inline struct kernel_skb *kernel_skb(struct __sk_buff *skb)
+{
+	struct kernel_skb *kernel;
 
-struct sk_buff {
-	struct sock *sk;
-	__u8 cloned : 1;
-} __attribute__((preserve_access_index));
+	asm volatile("r1 = %1\n"
+		     "call %2\n"
+		     "%0 = r0"
+		     : "=r"(kernel)
+		     : "r"(skb), "i"(MARKER_KERNEL_CAST)
+		     : "r0", "r1", "r2", "r3", "r4", "r5");
+	return kernel;
+}
 
-/* The sk_buff behind a program's context. */
-extern void *bpf_cast_to_kern_ctx(void *) __ksym __weak;
+/* The socket that sends it, or NULL. */
+static __always_inline struct kernel_sock *kernel_skb_socket(struct kernel_skb *skb)
+{
+	struct kernel_sock *socket;
+
+	asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(socket) : "r"(skb), "i"(MARKER_KERNEL_SOCKET));
+	return socket;
+}
+
+static __always_inline bool kernel_skb_cloned(struct kernel_skb *skb)
+{
+	__u64 cloned;
+
+	asm volatile("%0 = *(u8 *)(%1 + %2)\n"
+		     "%0 &= %2"
+		     : "=r"(cloned)
+		     : "r"(skb), "i"(MARKER_KERNEL_CLONED));
+	return cloned;
+}
+
+/* 0: it has none yet. */
+static __always_inline __u64 kernel_sock_cookie(struct kernel_sock *socket)
+{
+	__u64 cookie;
+
+	asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(cookie) : "r"(socket), "i"(MARKER_KERNEL_COOKIE));
+	return cookie;
+}
 
 #endif

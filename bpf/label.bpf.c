@@ -185,13 +185,12 @@ static __always_inline struct marker_entry *find(const struct packet *p, __u32 *
 static __always_inline __u64 socket_cookie(struct __sk_buff *skb)
 {
 	if (kernel_context) {
-		struct sk_buff *kernel = bpf_cast_to_kern_ctx(skb);
-		struct sock *sk = kernel->sk;
+		struct kernel_sock *socket = kernel_skb_socket(kernel_skb(skb));
 		__u64 cookie;
 
-		if (!sk)
+		if (!socket)
 			return 0;
-		cookie = sk->__sk_common.skc_cookie.counter;
+		cookie = kernel_sock_cookie(socket);
 		if (cookie)
 			return cookie;
 	}
@@ -211,13 +210,6 @@ static __always_inline bool socket_is_of_flow(struct marker_entry *entry, __u32 
 		return false;
 	*(volatile __u64 *)&entry->identity = mine;
 	return true;
-}
-
-static __always_inline bool is_cloned(struct __sk_buff *skb)
-{
-	struct sk_buff *kernel = bpf_cast_to_kern_ctx(skb);
-
-	return BPF_CORE_READ_BITFIELD(kernel, cloned);
 }
 
 /* -- marking -------------------------------------------------------------------------- */
@@ -294,7 +286,7 @@ static __always_inline int label_store(struct __sk_buff *skb, struct packet *p, 
 	count_marked(skb, cpu, entry, p->network, cookie != 0, 1);
 	/* A direct write would cost every packet of the host: the kernel then puts a check for cloned
 	 * packets in front of the program, which also drops the packet when it is out of memory. */
-	if (plain && kernel_context && !is_cloned(skb)) {
+	if (plain && kernel_context && !kernel_skb_cloned(kernel_skb(skb))) {
 		cpu->write.word = p->word;
 		cpu->write.print = packet_print(p->at->dst[1], p->ports);
 		bpf_tail_call_static(skb, &writers, 0);

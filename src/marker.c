@@ -40,9 +40,6 @@ static void add_hint(int r, uint32_t needed, char *error, size_t error_size)
 
 	if (r == -EPERM || r == -EACCES)
 		privileges_explain(needed, error + used, error_size - used);
-	else if (r == -ESRCH)
-		snprintf(error + used, error_size - used,
-			 " (it takes a kernel that describes its types: CONFIG_DEBUG_INFO_BTF)");
 }
 
 /* Make a marker whose maps are those that are pinned, or new ones. 0 or -errno. */

@@ -20,6 +20,7 @@
 #include "label.skel.h"
 #include "log.h"
 #include "marker_internal.h"
+#include "marker_kernel.h"
 #include "privileges.h"
 #include "watchdog.h"
 
@@ -125,8 +126,9 @@ static int load_best(struct marker *m, struct label_bpf **out, const struct requ
 	bool slow = m->slow;
 	int r = -EPERM;
 
+	m->slow = slow || marker_kernel_use() < 0;
 	m->guarded = privileges_missing(PRIVILEGE_PERFMON) != 0;
-	if (!slow && !m->guarded)
+	if (!m->slow && !m->guarded)
 		r = load(m, out, q);
 	if (r == 0)
 		return r;
@@ -188,8 +190,10 @@ int marker_load(struct marker *m, uint32_t marks_max)
 	if (r < 0)
 		return r;
 	if (m->guarded)
-		log_warn("marker: without CAP_PERFMON the kernel takes only a slower program: a packet of a marked "
-			 "flow costs two to three times as much; everything is marked and counted all the same");
+		log_warn("marker: without CAP_PERFMON the kernel takes only a slower program: a packet of a "
+			 "marked "
+			 "flow costs two to three times as much; everything is marked and counted all the "
+			 "same");
 	use(m, s);
 	m->clock_program = dup(bpf_program__fd(s->progs.label_clock));
 	if (m->clock_program < 0)

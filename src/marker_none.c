@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "marker.h"
+#include "marker_kernel.h"
 #include "marker_pins.h"
 
 static const char reason[] = "this binary was built without eBPF (make EBPF=0): it cannot mark packets";
@@ -204,4 +205,11 @@ int marker_marks_read(struct marker_marks *marks, struct marker_mark *out, uint3
 void marker_marks_close(struct marker_marks *marks)
 {
 	(void)marks;
+}
+
+int marker_kernel_read(const char *path, struct marker_kernel *out)
+{
+	(void)path;
+	(void)out;
+	return -ENOTSUP;
 }
