@@ -16,11 +16,12 @@ end
 ---@param src string address
 ---@param dst string address
 ---@param tag string for example "atlas 1"
+---@param protocol "tcp"|"udp"|nil default "tcp"
 ---@return string
-function flow_lines.lines(state, src, dst, tag, from, to)
+function flow_lines.lines(state, src, dst, tag, from, to, protocol)
   local lines = {}
   for i = from, to do
-    lines[#lines + 1] = ("%s tcp %s %d %s %d %s\n"):format(state, src, FIRST_PORT + i % PORTS, dst,
+    lines[#lines + 1] = ("%s %s %s %d %s %d %s\n"):format(state, protocol or "tcp", src, FIRST_PORT + i % PORTS, dst,
       FIRST_PORT + math.floor(i / PORTS), tag)
   end
   return table.concat(lines)
