@@ -142,7 +142,8 @@ FFI_EXPORT void flow_table_reapply(struct flow_table *t, struct flow_batch *b, s
 /* The id of the newest flow. */
 FFI_EXPORT uint64_t flow_table_newest(const struct flow_table *t);
 
-/* The backends are done: free the flows that ended in the batch. */
+/* The backends are done: free the flows that ended in the batch; record the sockets of those that began,
+ * some thousands in a second at most. */
 FFI_EXPORT void flow_table_release(struct flow_table *t, struct flow_batch *b);
 
 /* Fill `b` with ends (KNOWN, DECIDED, DELIVER; time_us = now) of open flows, at most

@@ -298,6 +298,8 @@ static void open_flow(struct flow_table *t, struct flow_slot *f, struct flow_eve
 	flow_table_fence();
 	f->commit = FLOW_SLOT_OPEN;
 	t->started->value++;
+	if (t->diag && f->key.protocol == FLOW_TCP && t->young_count < FLOW_TABLE_YOUNG)
+		t->young[t->young_count++] = (uint32_t)e->slot;
 }
 
 void flow_table_change(struct flow_table *t, struct flow_slot *f, const struct flow_event *e)
@@ -412,6 +414,8 @@ void flow_table_release(struct flow_table *t, struct flow_batch *b)
 	(void)b;
 	/* Without a commit nothing was opened. */
 	give_back(t);
+	if (t->young_count > 0)
+		flow_table_record_young(t);
 	if (t->ending_count == 0)
 		return;
 	flow_table_empty_limbo(t);

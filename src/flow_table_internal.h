@@ -17,6 +17,8 @@
 #include "sock_diag.h"
 #include "state.h"
 
+enum { FLOW_TABLE_YOUNG = SOCK_DIAG_BATCH };
+
 struct flow_table {
 	struct state *state;
 	struct state_header *header;
@@ -33,6 +35,12 @@ struct flow_table {
 	uint64_t random;
 
 	struct sock_diag *diag; /* borrowed, or NULL */
+	/* New TCP flows, whose sockets are asked for at the end of the batch, and how many more may be at
+	 * that time: flow_table_record_young. */
+	uint32_t young[FLOW_TABLE_YOUNG];
+	uint32_t young_count;
+	uint32_t young_allowance;
+	uint64_t young_us;
 
 	/* The batch in hand. Each event adds at most one to each list, a start to `ending` by way of
 	 * `succeeded`. */
@@ -118,6 +126,9 @@ void flow_table_end(struct flow_table *t, uint32_t slot, struct flow_batch *b);
 
 /* Has the flow a recorded socket that does not exist any more? One question to the kernel. */
 bool flow_table_socket_gone(const struct flow_table *t, const struct flow_slot *f);
+
+/* Record the sockets of flows that the batch has begun, as many as may be asked for now. */
+void flow_table_record_young(struct flow_table *t);
 
 /* Fill index, free list and `replay` from the slots in the file. 0 or -ENOMEM. */
 int flow_table_adopt(struct flow_table *t);

@@ -7,7 +7,12 @@
  * network namespace's. */
 #define LATE_US 10000000ULL
 
-enum { QUESTIONS_MAX = 4 * SOCK_DIAG_BATCH };
+enum {
+	QUESTIONS_MAX = 4 * SOCK_DIAG_BATCH,
+	/* Of flows that have just begun: the rest waits for flow_table_record_sockets(). */
+	YOUNG_BURST = 256,
+	YOUNG_INTERVAL_US = 500, /* for each further one */
+};
 
 void flow_table_use_sockets(struct flow_table *t, struct sock_diag *d)
 {
@@ -56,6 +61,51 @@ static uint32_t collect(const struct flow_table *t, int32_t *from, uint32_t slot
 	return count;
 }
 
+/* Write down a socket that was found. */
+static bool record(struct flow_table *t, const struct sock_diag_question *q)
+{
+	if (q->answer != SOCK_DIAG_THERE)
+		return false;
+	t->slots[q->slot].socket_cookie = q->cookie;
+	t->recorded->value++;
+	return true;
+}
+
+/* How many of `wanted` questions may be put now? */
+static uint32_t allow(struct flow_table *t, uint32_t wanted)
+{
+	uint64_t now = clock_monotonic_ns() / 1000, more = (now - t->young_us) / YOUNG_INTERVAL_US;
+
+	if (more > 0) {
+		t->young_allowance =
+			more < YOUNG_BURST - t->young_allowance ? t->young_allowance + (uint32_t)more : YOUNG_BURST;
+		t->young_us = now;
+	}
+	if (wanted > t->young_allowance)
+		wanted = t->young_allowance;
+	t->young_allowance -= wanted;
+	return wanted;
+}
+
+void flow_table_record_young(struct flow_table *t)
+{
+	struct sock_diag_question questions[FLOW_TABLE_YOUNG];
+	uint32_t allowed = allow(t, t->young_count), count = 0;
+
+	for (uint32_t i = 0; i < allowed; i++) {
+		uint32_t slot = t->young[i];
+
+		if (flow_table_is_open(t, slot) && t->slots[slot].socket_cookie == 0)
+			question_about(&questions[count++], &t->slots[slot], slot);
+	}
+	t->young_count = 0;
+	if (!t->diag)
+		return;
+	sock_diag_ask(t->diag, questions, count);
+	for (uint32_t i = 0; i < count; i++)
+		record(t, &questions[i]);
+}
+
 int32_t flow_table_record_sockets(struct flow_table *t, int32_t from, uint32_t slots, uint64_t before_us)
 {
 	struct sock_diag_question questions[QUESTIONS_MAX];
@@ -69,12 +119,8 @@ int32_t flow_table_record_sockets(struct flow_table *t, int32_t from, uint32_t s
 	for (uint32_t i = 0; i < count; i++) {
 		struct flow_slot *f = &t->slots[questions[i].slot];
 
-		if (questions[i].answer == SOCK_DIAG_THERE) {
-			f->socket_cookie = questions[i].cookie;
-			t->recorded->value++;
-		} else if (now > f->seen_us + LATE_US) {
+		if (!record(t, &questions[i]) && now > f->seen_us + LATE_US)
 			f->phase |= FLOW_PHASE_NO_SOCKET;
-		}
 	}
 	return from;
 }

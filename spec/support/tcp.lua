@@ -14,12 +14,13 @@ int listen(int, int);
 int connect(int, const void *, uint32_t);
 int accept4(int, void *, uint32_t *, int);
 int getsockopt(int, int, int, void *, uint32_t *);
+struct lab_linger { int on, seconds; };
 ]])
 local C = ffi.C
 
 local AF_INET, AF_INET6 = 2, 10
 local SOCK_STREAM, SOCK_CLOEXEC = 1, 0x80000
-local SOL_SOCKET, SO_REUSEADDR, SO_COOKIE = 1, 2, 57
+local SOL_SOCKET, SO_REUSEADDR, SO_LINGER, SO_COOKIE = 1, 2, 13, 57
 
 local tcp = {}
 local methods = {}
@@ -100,6 +101,26 @@ function tcp.cookie(socket)
   local value, size = ffi.new("uint64_t[1]"), ffi.new("uint32_t[1]", 8)
   assert(C.getsockopt(socket.fd, SOL_SOCKET, SO_COOKIE, value, size) == 0)
   return value[0]
+end
+
+--- Send to the other end, and take it there.
+---@param other table the other end
+---@param data string
+function methods:send(other, data)
+  local taken = ffi.new("char[?]", #data)
+  assert(tonumber(C.write(self.fd, data, #data)) == #data, "write: " .. process.errno_text())
+  local at = 0
+  while at < #data do
+    local n = tonumber(C.read(other.fd, taken, #data - at))
+    if n <= 0 then error("read: " .. (n == 0 and "closed" or process.errno_text()), 2) end
+    at = at + n
+  end
+end
+
+--- Close at once, with a reset.
+function methods:reset()
+  assert(C.setsockopt(self.fd, SOL_SOCKET, SO_LINGER, ffi.new("struct lab_linger", 1, 0), 8) == 0)
+  self:close()
 end
 
 function methods:close()

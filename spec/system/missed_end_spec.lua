@@ -74,6 +74,31 @@ describe("a flow whose end was missed", function()
     assert.equal(4, select(2, ends()))
   end)
 
+  it("while a daemon was down that was killed when the flow had just begun ends after the restart, too", function()
+    local d = start()
+    local FLOWS = 20
+    local connections = {}
+    for i = 1, FLOWS do connections[i] = connect(4000 + i) end
+    for i = 1, FLOWS do d:write(line("start", 4000 + i)) end
+    sink:collect(FLOWS, 10)
+    -- When something of the next batch comes, those are through.
+    d:write(line("start", 4100, "2001:db8:7::1"))
+    local starts = firefly.by_flow(sink:collect(FLOWS + 1, 10), "start")
+    kill(d)
+    for i = 1, FLOWS do connections[i].close() end
+    d = start(d.dir)
+    d:wait_for_counter('flowd_flows_missed_ends_total{reason="restart"}', FLOWS)
+    d:expect(FLOWS .. " flows have ended while no daemon ran")
+    sink:collect(2 * FLOWS + 1, 10)
+    local found, count = ends()
+    assert.equal(FLOWS, count)
+    for i = 1, FLOWS do
+      assert.equal(firefly.member(starts[flow(4000 + i)], "start-time"), firefly.member(found[flow(4000 + i)], "start-time"))
+    end
+    assert.equal(1, d:counter("flowd_flows_open"))
+    assert.same({ code = 0 }, d:stop())
+  end)
+
   it("ends before another one with the same addresses and ports starts", function()
     local d = start()
     local first = connect(4000)
