@@ -2,9 +2,11 @@
 local ffi = require("ffi")
 local certificates = require("spec.support.certificates")
 local cleanup = require("spec.support.cleanup")
+local dns = require("spec.support.dns")
 local http = require("flowd.net.http")
 local loop = require("flowd.loop")
 local process = require("spec.support.process")
+local resolver = require("flowd.resolver")
 local services = require("spec.support.services")
 local temp = require("spec.support.temp")
 
@@ -169,18 +171,25 @@ describe("HTTP of a plugin", function()
     end)
 
     it("calls nobody back after the plugin has stopped", function()
-      local calls = 0
+      local calls, asked = 0, 0
       local other = services.context()
-      local server = other.http.serve({ on_request = function() return 200 end })
-      ctx.http.get(url(server), function() calls = calls + 1 end)
+      -- It stops while an answer is on its way, and a question to a name server that says nothing.
+      local server = other.http.serve({ on_request = function()
+        asked = asked + 1
+        ctx:close()
+        return 200
+      end })
+      local saved = resolver.resolv_conf
+      cleanup.add(function() resolver.resolv_conf = saved end)
+      resolver.resolv_conf = dns.open():resolv_conf(temp.dir())
       ctx.http.get("http://nowhere.invalid/", function() calls = calls + 1 end)
+      ctx.http.get(url(server), function() calls = calls + 1 end)
       local handle = ctx.http.get(url(server), function() calls = calls + 1 end)
       ctx:release(handle)
-      loop.turn()
-      loop.turn()
-      ctx:close()
+      services.turn_until("the request", function() return asked > 0 end)
       for _ = 1, 20 do loop.turn() end
       other:close()
+      assert.equal(1, asked)
       assert.equal(0, calls)
       assert.same({}, ctx.handles)
     end)

@@ -59,7 +59,7 @@ end
 
 --- Answer every question that has come.
 function methods:answer()
-  for _, datagram in ipairs(self.socket:datagrams()) do
+  for _, datagram in ipairs(self.socket:take()) do
     local name, kind, asked = question(datagram.text)
     self.questions[#self.questions + 1] = name
     local found = self.names[name]
@@ -70,7 +70,6 @@ function methods:answer()
         .. u16(0) .. asked .. table.concat(list), datagram.src, datagram.src_port)
     end
   end
-  self.socket:clear()
 end
 
 return dns
