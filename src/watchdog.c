@@ -2,7 +2,9 @@
 #include "watchdog.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/time.h>
 #include <time.h>
@@ -20,6 +22,7 @@ static struct {
 	volatile uint64_t seen_heartbeat;
 	volatile uint64_t seen_wall_ns;
 	volatile uint64_t seen_cpu_ns;
+	volatile uint64_t seen_queued_ns;
 	volatile uint64_t ticked_ns;
 	uint32_t depth;
 } dog;
@@ -39,6 +42,24 @@ static uint64_t cpu_ns(void)
 
 	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* How long we were ready to run and did not get a CPU: the second number of schedstat. 0: not known. */
+static uint64_t queued_ns(void)
+{
+	char text[96];
+	int fd = open("/proc/self/schedstat", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text));
+	uint64_t value = 0;
+	ssize_t i = 0;
+
+	if (fd >= 0)
+		close(fd);
+	while (i < n && text[i] != ' ')
+		i++;
+	for (i++; i < n && text[i] >= '0' && text[i] <= '9'; i++)
+		value = value * 10 + (uint64_t)(text[i] - '0');
+	return value;
 }
 
 static void set_timer(long ms)
@@ -67,12 +88,24 @@ static void end(const struct state_running *running)
 	_exit(1);
 }
 
-/* Async-signal-safe: clock_gettime, setitimer, write, execve. */
+static bool is_hung(uint64_t wall, uint64_t cpu, uint64_t queued)
+{
+	uint64_t ran_ms = (cpu - dog.seen_cpu_ns) / 1000000, wall_ms = (wall - dog.seen_wall_ns) / 1000000;
+	uint64_t queued_ms = (queued - dog.seen_queued_ns) / 1000000;
+
+	if (ran_ms >= (dog.guarding ? WATCHDOG_GUARD_LIMIT_MS : WATCHDOG_CPU_LIMIT_MS))
+		return true;
+	if (queued == 0)
+		return wall_ms >= WATCHDOG_WALL_LIMIT_MS;
+	return wall_ms >= ran_ms + queued_ms + WATCHDOG_BLOCKED_LIMIT_MS;
+}
+
+/* Async-signal-safe: clock_gettime, open, read, close, setitimer, write, execve. */
 static void on_tick(int signal_number)
 {
 	struct state_running *running = dog.running;
 	int saved_errno = errno;
-	uint64_t wall, cpu;
+	uint64_t wall, cpu, queued;
 
 	(void)signal_number;
 	if (!running || running->kind == STATE_RUNNING_NOTHING) {
@@ -81,6 +114,7 @@ static void on_tick(int signal_number)
 	}
 	wall = clock_monotonic_ns();
 	cpu = cpu_ns();
+	queued = queued_ns();
 	/* No tick for long: the whole process was stopped, which is not the script's fault. */
 	if (wall - dog.ticked_ns > 4 * WATCHDOG_TICK_MS * 1000000ULL)
 		dog.seen_wall_ns += wall - dog.ticked_ns;
@@ -89,8 +123,8 @@ static void on_tick(int signal_number)
 		dog.seen_heartbeat = running->heartbeat;
 		dog.seen_wall_ns = wall;
 		dog.seen_cpu_ns = cpu;
-	} else if (cpu - dog.seen_cpu_ns >= WATCHDOG_CPU_LIMIT_MS * 1000000ULL ||
-		   wall - dog.seen_wall_ns >= WATCHDOG_WALL_LIMIT_MS * 1000000ULL) {
+		dog.seen_queued_ns = queued;
+	} else if (is_hung(wall, cpu, queued)) {
 		running->crashes++;
 		if (!dog.guarding)
 			handover_exec();

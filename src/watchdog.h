@@ -19,10 +19,14 @@
 enum {
 	WATCHDOG_TICK_MS = 100,
 	/* Hung: no progress for this long by the CPU clock (a loop), ... */
-	WATCHDOG_CPU_LIMIT_MS = 800,
-	/* ... or for this long by the wall clock (a call that blocks). A process that merely does not get the
-	 * CPU is not hung. */
+	WATCHDOG_CPU_LIMIT_MS = 600,
+	/* ... or for this long asleep (a call that blocks). Time in which the process waits for a CPU, or is
+	 * stopped, is nobody's fault, ... */
+	WATCHDOG_BLOCKED_LIMIT_MS = 1200,
+	/* ... and where the kernel does not tell that time, by the wall clock. */
 	WATCHDOG_WALL_LIMIT_MS = 10000,
+	/* The same of a file that is loaded before anything runs (watchdog_guard()), by the CPU clock. */
+	WATCHDOG_GUARD_LIMIT_MS = 1500,
 	/* Scripts within scripts whose notes are kept. */
 	WATCHDOG_DEPTH_MAX = 16,
 };

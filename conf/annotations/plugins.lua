@@ -33,7 +33,8 @@
 -- owner of the configuration, and nobody else may be able to write there.
 --
 -- Nothing may block: there is one thread, and while a function of a plugin runs, no event is handled. A function that does not
--- return is noticed: the process replaces itself and goes on without that plugin.
+-- return within 0.6 seconds of CPU time, or 1.2 seconds of sleep, is taken for one that never will: the process replaces
+-- itself and goes on without that plugin.
 --
 -- Everything that is made through ctx ends with the plugin: a reload that changes it, or the daemon's end, closes it, and no callback
 -- comes after that. An error in a callback is logged with a traceback and counted in flowd_callback_errors_total, by kind and

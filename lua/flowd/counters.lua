@@ -64,6 +64,7 @@ counters.help = {
     .. "complete answer).",
   flowd_http_served_total = "HTTP requests that plugins' and backends' servers answered, by class of the status; timeout: "
     .. "requests that did not arrive in time.",
+  flowd_hang_microseconds = "From the entry of the script that hung last until events were handled again.",
   flowd_input_errors_total = "Batches or lines whose handling raised an error.",
   flowd_input_octets_lost_total = "Octets that were left unread in a FIFO when the daemon stopped, or could not be set aside.",
   flowd_input_set_aside_total = "Lines that were in hand at two crashes in a row: set aside in a file in state_dir.",

@@ -112,7 +112,10 @@ function Daemon:start_watchdog()
   local kind = watch.word(note.kind)
   self.note = note
   self.off = self.kept and self.kept.off or {}
-  if self.kept and kind then self:blame(kind, note.number, ffi.string(note.name)) end
+  if self.kept and kind then
+    self.hung_us = note.entered_us
+    self:blame(kind, note.number, ffi.string(note.name))
+  end
   note.kind, note.number, note.crashes = 0, 0, 0
   self:keep_configuration()
   local status = api.watchdog_start(note)
@@ -457,6 +460,11 @@ function daemon.run(config, builder, kept)
   log.info("flowd-lua %s is ready: plugins %s; backends %s; %d rules%s", _flowd.version, self:running("plugin"),
     self:running("backend"), self.rules,
     #self.failed > 0 and ("; %d of its parts did not start"):format(#self.failed) or "")
+  if self.hung_us then
+    local us = api.clock_realtime_us() - self.hung_us
+    counters.get("flowd_hang_microseconds").value = us
+    log.info("events are handled again, %.2f s after the script that hung was entered", tonumber(us) / 1e6)
+  end
   notify("READY=1\nSTATUS=" .. (#self.failed > 0 and "some parts did not start" or "running"))
   collectgarbage("restart")
   loop.run()

@@ -203,9 +203,10 @@ configuration and the state file; if it refuses, the old one goes on and logs wh
   page:macro("El")
   survival(page)
   page:macro("Sh SCRIPTS THAT NEVER RETURN")
-  page:text([[A rule, plugin or backend that uses a second of CPU time without returning, or blocks for ten seconds, does not
+  page:text([[A rule, plugin or backend that uses 0.6 seconds of CPU time without returning, or blocks for 1.2 seconds, does not
 stop the daemon: the process is replaced in place, with the same process id, open flows, pipes and unfinished input. The log names the
-script, flowd_scripts_hung_total counts it, and it stays switched off until a reload or restart. What runs is the
+script, flowd_scripts_hung_total counts it,
+flowd_hang_microseconds tells how long events waited, and it stays switched off until a reload or restart. What runs is the
 configuration that was accepted before, whatever its files say meanwhile.]])
   page:macro("Sh SCRIPTS AND MEMORY")
   page:text([[Rules, maps, timers and the configuration itself have a Lua state of their own, whose memory memory_limit limits.

@@ -43,7 +43,7 @@ stays until the client leaves or the configuration is loaded anew; _ is the last
 
 An expression never keeps events waiting: it is interpreted, and left after a millisecond or two, wherever it is, so that events
 are handled; then it goes on. A single call of a C function, such as string.find with a hard pattern, cannot be left; one
-that takes longer than a second is treated as any script that never returns is.
+that takes longer than half a second is treated as any script that never returns is.
 
 At a terminal an unfinished line goes on on the next one. The Tab key completes commands, their named arguments, names of
 experiments, rules, plugins and backends, and fields of tables. Ctrl-R searches the history. Ctrl-C gives a line up,
