@@ -60,9 +60,18 @@ CPPFLAGS += -D_GNU_SOURCE -DFLOWD_VERSION='"$(VERSION)"' -Isrc -I$(GEN) $(shell 
 WARNINGS := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Wvla
 CFLAGS   ?= -O2 -g
 ALL_CFLAGS = -std=gnu11 $(WARNINGS) -fexceptions -fno-strict-aliasing -fstack-protector-strong $(CFLAGS)
+ifeq ($(STATIC),1)
+LINKED := $(LIBS)
 # libedit's own list of libraries for a static binary names neither all nor existing ones.
-EDIT_LIBS := -ledit$(if $(filter 1,$(STATIC)), -ltinfo -lbsd -lmd)
-LDLIBS   += $(shell $(PKG_CONFIG) $(PKG_FLAGS) --libs $(LIBS) 2>/dev/null) $(EDIT_LIBS) -lm -ldl -lpthread
+LDLIBS += -ledit -ltinfo -lbsd -lmd
+else
+# The others are loaded when they are first used, by the names that the linker would have noted.
+LINKED := $(filter-out libevent_openssl libssl libcrypto,$(LIBS))
+soname = $(shell objdump -p $$($(CC) -print-file-name=lib$(1).so) 2>/dev/null | awk '$$1 == "SONAME" { print $$2 }')
+LATER := -DFLOWD_TLS_LIBRARY='"$(call soname,event_openssl)"' -DFLOWD_EDIT_LIBRARY='"$(call soname,edit)"'
+CPPFLAGS += $(LATER)
+endif
+LDLIBS   += $(shell $(PKG_CONFIG) $(PKG_FLAGS) --libs $(LINKED) 2>/dev/null) -lm -ldl -lpthread
 # Lua modules written in C (the tests' own) find LuaJIT's symbols in the binary.
 ALL_LDFLAGS = -Wl,-E -Wl,-z,relro,-z,now $(LDFLAGS)
 ifeq ($(STATIC),1)

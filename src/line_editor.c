@@ -11,6 +11,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "library.h"
+#include "log.h"
+
 enum {
 	HISTORY_LINES = 2000,
 	COMPLETION_SIZE = 65536,
@@ -28,6 +31,28 @@ struct line_editor {
 	char line[CONSOLE_REQUEST_MAX];
 	char answer[COMPLETION_SIZE];
 };
+
+#define EDIT_FUNCTIONS(X) \
+	X(el_end)         \
+	X(el_gets)        \
+	X(el_init)        \
+	X(el_insertstr)   \
+	X(el_line)        \
+	X(el_set)         \
+	X(el_source)      \
+	X(history)        \
+	X(history_end)    \
+	X(history_init)
+
+/* library.h */
+static struct {
+	EDIT_FUNCTIONS(LIBRARY_POINTER)
+} libedit
+#ifdef FLOWD_STATIC
+	= {EDIT_FUNCTIONS(LIBRARY_HERE)};
+#else
+	;
+#endif
 
 /* There is one terminal. */
 static struct line_editor *current;
@@ -84,7 +109,7 @@ static void show_candidates(EditLine *edit, char *const *list, int count, size_t
 		printf("%-*s%s", (int)longest + 2, list[i],
 		       (i + 1) % across == 0 || i + 1 == count ? "\n" : "");
 	fflush(stdout);
-	el_set(edit, EL_REFRESH);
+	libedit.el_set(edit, EL_REFRESH);
 }
 
 static unsigned char on_complete(EditLine *edit, int key)
@@ -95,7 +120,7 @@ static unsigned char on_complete(EditLine *edit, int key)
 	int count = 0;
 
 	(void)key;
-	if (!ask(e, el_line(edit)))
+	if (!ask(e, libedit.el_line(edit)))
 		return CC_ERROR;
 	word = e->answer;
 	rest = strchr(word, '\n');
@@ -121,7 +146,7 @@ static unsigned char on_complete(EditLine *edit, int key)
 		char saved = list[0][common];
 
 		list[0][common] = '\0';
-		el_insertstr(edit, list[0] + length);
+		libedit.el_insertstr(edit, list[0] + length);
 		list[0][common] = saved;
 		return CC_REFRESH;
 	}
@@ -153,41 +178,56 @@ static void make_parents(char *path)
 	}
 }
 
+static bool load_library(void)
+{
+#ifndef FLOWD_STATIC
+	static const char *const names[] = {EDIT_FUNCTIONS(LIBRARY_NAME)};
+	char error[256];
+
+	if (library_load(FLOWD_EDIT_LIBRARY, names, sizeof(names) / sizeof(*names), (void **)&libedit, error,
+			 sizeof(error)) < 0) {
+		log_error("console: %s", error);
+		return false;
+	}
+#endif
+	return true;
+}
+
 struct line_editor *line_editor_open(const char *history_path)
 {
-	struct line_editor *e = calloc(1, sizeof(*e));
+	struct line_editor *e = load_library() ? calloc(1, sizeof(*e)) : NULL;
 	HistEvent event;
 
 	if (!e)
 		return NULL;
 	set_locale();
-	e->edit = el_init("flowd-lua", stdin, stdout, stderr);
-	e->history = history_init();
+	e->edit = libedit.el_init("flowd-lua", stdin, stdout, stderr);
+	e->history = libedit.history_init();
 	if (!e->edit || !e->history) {
 		line_editor_close(e);
 		return NULL;
 	}
-	history(e->history, &event, H_SETSIZE, HISTORY_LINES);
-	history(e->history, &event, H_SETUNIQUE, 1);
+	libedit.history(e->history, &event, H_SETSIZE, HISTORY_LINES);
+	libedit.history(e->history, &event, H_SETUNIQUE, 1);
 	if (strlen(history_path) < sizeof(e->path))
 		strcpy(e->path, history_path);
 	if (e->path[0]) {
 		make_parents(e->path);
-		history(e->history, &event, H_LOAD, e->path);
+		libedit.history(e->history, &event, H_LOAD, e->path);
 	}
 	current = e;
-	el_set(e->edit, EL_PROMPT, show_prompt);
-	el_set(e->edit, EL_EDITOR, "emacs");
-	el_set(e->edit, EL_SIGNAL, 1);
-	el_set(e->edit, EL_HIST, history, e->history);
+	libedit.el_set(e->edit, EL_PROMPT, show_prompt);
+	libedit.el_set(e->edit, EL_EDITOR, "emacs");
+	libedit.el_set(e->edit, EL_SIGNAL, 1);
+	libedit.el_set(e->edit, EL_HIST, libedit.history, e->history);
 	/* While a line is edited Ctrl-C is a key like any other: it gives the line up. */
-	el_set(e->edit, EL_SETTY, "-d", "-isig", NULL);
-	el_set(e->edit, EL_ADDFN, "flowd-interrupt", "give the line up", on_interrupt);
-	el_set(e->edit, EL_ADDFN, "flowd-complete", "complete what is at the cursor", on_complete);
-	el_set(e->edit, EL_BIND, "^C", "flowd-interrupt", NULL);
-	el_set(e->edit, EL_BIND, "^I", "flowd-complete", NULL);
-	el_set(e->edit, EL_BIND, "^R", "em-inc-search-prev", NULL);
-	el_source(e->edit, NULL);
+	libedit.el_set(e->edit, EL_SETTY, "-d", "-isig", NULL);
+	libedit.el_set(e->edit, EL_ADDFN, "flowd-interrupt", "give the line up", on_interrupt);
+	libedit.el_set(e->edit, EL_ADDFN, "flowd-complete", "complete what is at the cursor", on_complete);
+	libedit.el_set(e->edit, EL_BIND, "^C", "flowd-interrupt", NULL);
+	libedit.el_set(e->edit, EL_BIND, "^I", "flowd-complete", NULL);
+	libedit.el_set(e->edit, EL_BIND, "^R", "em-inc-search-prev", NULL);
+	libedit.el_source(e->edit, NULL);
 	return e;
 }
 
@@ -196,9 +236,9 @@ void line_editor_close(struct line_editor *e)
 	if (!e)
 		return;
 	if (e->edit)
-		el_end(e->edit);
+		libedit.el_end(e->edit);
 	if (e->history)
-		history_end(e->history);
+		libedit.history_end(e->history);
 	free(e);
 }
 
@@ -214,7 +254,7 @@ const char *line_editor_read(struct line_editor *e, const char *prompt, int *out
 
 	snprintf(e->prompt, sizeof(e->prompt), "%s", prompt);
 	e->interrupted = false;
-	text = el_gets(e->edit, &length);
+	text = libedit.el_gets(e->edit, &length);
 	*outcome = LINE_EDITOR_END;
 	if (e->interrupted) {
 		*outcome = LINE_EDITOR_INTERRUPT;
@@ -237,11 +277,11 @@ void line_editor_remember(struct line_editor *e, const char *line)
 	HistEvent event;
 	mode_t mask;
 
-	history(e->history, &event, H_ENTER, line);
+	libedit.history(e->history, &event, H_ENTER, line);
 	if (!e->path[0])
 		return;
 	mask = umask(0077);
-	history(e->history, &event, H_SAVE, e->path);
+	libedit.history(e->history, &event, H_SAVE, e->path);
 	umask(mask);
 }
 

@@ -4,10 +4,7 @@
 #include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
-#include <event2/bufferevent_ssl.h>
 #include <event2/event.h>
-#include <openssl/err.h>
-#include <openssl/ssl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "tls_library.h"
 #include "udp_send.h"
 
 /* Callbacks come from the loop, never from within a call: Lua calls these functions from compiled code. */
@@ -42,6 +40,12 @@ void stream_setup(struct event_base *event_base, void (*function)(uint32_t id, u
 
 /* After telling, the stream may be gone. */
 
+/* NULL: it does not speak TLS. */
+static struct ssl_st *session_of(struct bufferevent *bev)
+{
+	return openssl.bufferevent_openssl_get_ssl ? openssl.bufferevent_openssl_get_ssl(bev) : NULL;
+}
+
 static void on_input(struct bufferevent *bev, void *arg)
 {
 	const struct stream *s = arg;
@@ -60,13 +64,13 @@ static void on_drained(struct bufferevent *bev, void *arg)
 
 static void note_error(struct stream *s, int err)
 {
-	struct ssl_st *ssl = bufferevent_openssl_get_ssl(s->bev);
+	struct ssl_st *ssl = session_of(s->bev);
 
 	if (ssl) {
-		tls_session_error(ssl, bufferevent_get_openssl_error(s->bev), err, s->error,
+		tls_session_error(ssl, openssl.bufferevent_get_openssl_error(s->bev), err, s->error,
 				  sizeof(s->error));
 		/* What is left over must not be taken for the next session's. */
-		ERR_clear_error();
+		openssl.ERR_clear_error();
 	} else {
 		snprintf(s->error, sizeof(s->error), "%s", strerror(err ? err : ECONNRESET));
 	}
@@ -78,12 +82,12 @@ static void on_event(struct bufferevent *bev, short what, void *arg)
 	int err = errno;
 
 	if (what & BEV_EVENT_CONNECTED) {
-		s->secured = bufferevent_openssl_get_ssl(bev) != NULL;
+		s->secured = session_of(bev) != NULL;
 		tell(s->id, STREAM_CONNECTED);
 	} else if (what & BEV_EVENT_ERROR) {
 		note_error(s, err);
 		tell(s->id, STREAM_FAILED);
-	} else if ((what & BEV_EVENT_EOF) && bufferevent_openssl_get_ssl(bev) && !s->secured) {
+	} else if ((what & BEV_EVENT_EOF) && session_of(bev) && !s->secured) {
 		snprintf(s->error, sizeof(s->error),
 			 "TLS: the peer closed the connection before TLS was established");
 		tell(s->id, STREAM_FAILED);
@@ -126,14 +130,14 @@ struct stream *stream_new(uint32_t input_max, uint32_t output_max)
 
 static void say_goodbye(struct stream *s)
 {
-	struct ssl_st *ssl = bufferevent_openssl_get_ssl(s->bev);
+	struct ssl_st *ssl = session_of(s->bev);
 
 	if (!ssl || !s->secured || s->error[0])
 		return;
 	/* The peer's own goodbye is not waited for. */
-	SSL_set_shutdown(ssl, SSL_get_shutdown(ssl) | SSL_RECEIVED_SHUTDOWN);
-	SSL_shutdown(ssl);
-	ERR_clear_error();
+	openssl.SSL_set_shutdown(ssl, openssl.SSL_get_shutdown(ssl) | SSL_RECEIVED_SHUTDOWN);
+	openssl.SSL_shutdown(ssl);
+	openssl.ERR_clear_error();
 }
 
 void stream_free(struct stream *s)
@@ -201,14 +205,14 @@ int stream_start_tls(struct stream *s, const struct tls_context *tls, bool serve
 
 	if (fd < 0)
 		return -ENOTCONN;
-	if (bufferevent_openssl_get_ssl(s->bev) || stream_waiting(s) > 0 || stream_queued(s) > 0)
+	if (session_of(s->bev) || stream_waiting(s) > 0 || stream_queued(s) > 0)
 		return -EBUSY;
 	ssl = tls_session(tls, server, host);
 	if (!ssl)
 		return -EINVAL;
 	/* The descriptor moves on to a bufferevent that speaks TLS. */
 	bufferevent_setfd(s->bev, -1);
-	bev = bufferevent_openssl_socket_new(
+	bev = openssl.bufferevent_openssl_socket_new(
 		base, fd, ssl, server ? BUFFEREVENT_SSL_ACCEPTING : BUFFEREVENT_SSL_CONNECTING, OPTIONS);
 	if (!bev) {
 		close(fd);
@@ -277,11 +281,11 @@ void stream_tell_drained(struct stream *s, bool on)
 
 void stream_shutdown(struct stream *s)
 {
-	struct ssl_st *ssl = bufferevent_openssl_get_ssl(s->bev);
+	struct ssl_st *ssl = session_of(s->bev);
 
 	if (ssl && s->secured) {
-		SSL_shutdown(ssl);
-		ERR_clear_error();
+		openssl.SSL_shutdown(ssl);
+		openssl.ERR_clear_error();
 	}
 	if (bufferevent_getfd(s->bev) >= 0)
 		shutdown(bufferevent_getfd(s->bev), SHUT_WR);

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tls.h"
 
-#include <openssl/err.h>
-#include <openssl/ssl.h>
-#include <openssl/x509v3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "tls_library.h"
 
 struct tls_context {
 	SSL_CTX *ssl;
@@ -26,9 +25,9 @@ static const char *const system_files[] = {
 
 static const char *reason(void)
 {
-	unsigned long code = ERR_peek_last_error();
-	unsigned long first = ERR_peek_error();
-	const char *text = ERR_reason_error_string(code);
+	unsigned long code = openssl.ERR_peek_last_error();
+	unsigned long first = openssl.ERR_peek_error();
+	const char *text = openssl.ERR_reason_error_string(code);
 
 	/* Of a file that cannot be opened the first error is the system's. */
 	if (ERR_SYSTEM_ERROR(first))
@@ -39,21 +38,22 @@ static const char *reason(void)
 static bool refuse(char *error, size_t size, const char *what, const char *path)
 {
 	snprintf(error, size, "%s %s: %s", what, path, reason());
-	ERR_clear_error();
+	openssl.ERR_clear_error();
 	return false;
 }
 
 static bool use_system_ca(SSL_CTX *ssl)
 {
-	if (SSL_CTX_set_default_verify_paths(ssl) != 1)
+	if (openssl.SSL_CTX_set_default_verify_paths(ssl) != 1)
 		return false;
-	if (access(X509_get_default_cert_file(), R_OK) == 0 ||
-	    access(X509_get_default_cert_dir(), R_OK | X_OK) == 0 ||
-	    getenv(X509_get_default_cert_file_env()) || getenv(X509_get_default_cert_dir_env()))
+	if (access(openssl.X509_get_default_cert_file(), R_OK) == 0 ||
+	    access(openssl.X509_get_default_cert_dir(), R_OK | X_OK) == 0 ||
+	    getenv(openssl.X509_get_default_cert_file_env()) ||
+	    getenv(openssl.X509_get_default_cert_dir_env()))
 		return true;
 	for (size_t i = 0; i < sizeof(system_files) / sizeof(*system_files); i++) {
 		if (access(system_files[i], R_OK) == 0)
-			return SSL_CTX_load_verify_file(ssl, system_files[i]) == 1;
+			return openssl.SSL_CTX_load_verify_file(ssl, system_files[i]) == 1;
 	}
 	return true;
 }
@@ -69,50 +69,57 @@ static bool use_ca(SSL_CTX *ssl, const char *ca, char *error, size_t size)
 		return refuse(error, size, "certificates of", "the system");
 	}
 	if (stat(ca, &st) == 0 && S_ISDIR(st.st_mode))
-		ok = SSL_CTX_load_verify_dir(ssl, ca);
+		ok = openssl.SSL_CTX_load_verify_dir(ssl, ca);
 	else
-		ok = SSL_CTX_load_verify_file(ssl, ca);
+		ok = openssl.SSL_CTX_load_verify_file(ssl, ca);
 	return ok == 1 || refuse(error, size, "certificates to trust,", ca);
 }
 
 static bool use_certificate(SSL_CTX *ssl, const char *certificate, const char *key, char *error, size_t size)
 {
-	if (SSL_CTX_use_certificate_chain_file(ssl, certificate) != 1)
+	if (openssl.SSL_CTX_use_certificate_chain_file(ssl, certificate) != 1)
 		return refuse(error, size, "certificate", certificate);
-	if (SSL_CTX_use_PrivateKey_file(ssl, key, SSL_FILETYPE_PEM) != 1)
+	if (openssl.SSL_CTX_use_PrivateKey_file(ssl, key, SSL_FILETYPE_PEM) != 1)
 		return refuse(error, size, "key", key);
-	return SSL_CTX_check_private_key(ssl) == 1 || refuse(error, size, "key", key);
+	return openssl.SSL_CTX_check_private_key(ssl) == 1 || refuse(error, size, "key", key);
 }
 
-static struct tls_context *context_new(const SSL_METHOD *method, bool server, char *error, size_t size)
+static struct tls_context *context_new(bool server, char *error, size_t size)
 {
-	struct tls_context *t = calloc(1, sizeof(*t));
+	const SSL_METHOD *method;
+	struct tls_context *t;
 
-	ERR_clear_error();
+	if (tls_library_need(error, size) < 0)
+		return NULL;
+	method = server ? openssl.TLS_server_method() : openssl.TLS_client_method();
+	t = calloc(1, sizeof(*t));
+	openssl.ERR_clear_error();
 	if (t)
-		t->ssl = SSL_CTX_new(method);
+		t->ssl = openssl.SSL_CTX_new(method);
 	if (!t || !t->ssl) {
 		free(t);
 		snprintf(error, size, "TLS: out of memory");
 		return NULL;
 	}
 	t->server = server;
-	SSL_CTX_set_min_proto_version(t->ssl, TLS1_2_VERSION);
-	SSL_CTX_set_options(t->ssl, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
+	openssl.SSL_CTX_ctrl(t->ssl, SSL_CTRL_SET_MIN_PROTO_VERSION, TLS1_2_VERSION, NULL);
+	openssl.SSL_CTX_set_options(t->ssl, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
 	/* libevent writes from a buffer that may move, and sends on what was not taken. */
-	SSL_CTX_set_mode(t->ssl, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
-					 SSL_MODE_RELEASE_BUFFERS);
+	openssl.SSL_CTX_ctrl(t->ssl, SSL_CTRL_MODE,
+			     SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
+				     SSL_MODE_RELEASE_BUFFERS,
+			     NULL);
 	return t;
 }
 
 struct tls_context *tls_client_new(const char *ca, const char *certificate, const char *key, char *error,
 				   size_t error_size)
 {
-	struct tls_context *t = context_new(TLS_client_method(), false, error, error_size);
+	struct tls_context *t = context_new(false, error, error_size);
 
 	if (!t)
 		return NULL;
-	SSL_CTX_set_verify(t->ssl, SSL_VERIFY_PEER, NULL);
+	openssl.SSL_CTX_set_verify(t->ssl, SSL_VERIFY_PEER, NULL);
 	if (!use_ca(t->ssl, ca, error, error_size) ||
 	    (certificate[0] && !use_certificate(t->ssl, certificate, key, error, error_size))) {
 		tls_context_free(t);
@@ -127,10 +134,10 @@ static bool use_client_ca(SSL_CTX *ssl, const char *ca, char *error, size_t size
 
 	if (!use_ca(ssl, ca, error, size))
 		return false;
-	SSL_CTX_set_verify(ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+	openssl.SSL_CTX_set_verify(ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
 	/* The names of the issuers go to clients that choose by them; a directory may hold hundreds. */
 	if (stat(ca, &st) == 0 && S_ISREG(st.st_mode))
-		SSL_CTX_set_client_CA_list(ssl, SSL_load_client_CA_file(ca));
+		openssl.SSL_CTX_set_client_CA_list(ssl, openssl.SSL_load_client_CA_file(ca));
 	return true;
 }
 
@@ -138,11 +145,11 @@ struct tls_context *tls_server_new(const char *certificate, const char *key, con
 				   char *error, size_t error_size)
 {
 	static const unsigned char session_name[] = "flowd-lua";
-	struct tls_context *t = context_new(TLS_server_method(), true, error, error_size);
+	struct tls_context *t = context_new(true, error, error_size);
 
 	if (!t)
 		return NULL;
-	SSL_CTX_set_session_id_context(t->ssl, session_name, sizeof(session_name) - 1);
+	openssl.SSL_CTX_set_session_id_context(t->ssl, session_name, sizeof(session_name) - 1);
 	if (!use_certificate(t->ssl, certificate, key, error, error_size) ||
 	    (client_ca[0] && !use_client_ca(t->ssl, client_ca, error, error_size))) {
 		tls_context_free(t);
@@ -155,19 +162,21 @@ void tls_context_free(struct tls_context *t)
 {
 	if (!t)
 		return;
-	SSL_CTX_free(t->ssl);
+	openssl.SSL_CTX_free(t->ssl);
 	free(t);
 }
 
 static bool expect_host(SSL *ssl, const char *host)
 {
-	X509_VERIFY_PARAM *param = SSL_get0_param(ssl);
+	X509_VERIFY_PARAM *param = openssl.SSL_get0_param(ssl);
 
-	if (X509_VERIFY_PARAM_set1_ip_asc(param, host) == 1)
+	if (openssl.X509_VERIFY_PARAM_set1_ip_asc(param, host) == 1)
 		return true;
-	ERR_clear_error();
-	X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
-	return host[0] && SSL_set1_host(ssl, host) == 1 && SSL_set_tlsext_host_name(ssl, host) == 1;
+	openssl.ERR_clear_error();
+	openssl.X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+	return host[0] && openssl.SSL_set1_host(ssl, host) == 1 &&
+	       openssl.SSL_ctrl(ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name, (void *)host) ==
+		       1;
 }
 
 struct ssl_st *tls_session(const struct tls_context *t, bool server, const char *host)
@@ -176,9 +185,9 @@ struct ssl_st *tls_session(const struct tls_context *t, bool server, const char 
 
 	if (t->server != server || (!server && !host))
 		return NULL;
-	ssl = SSL_new(t->ssl);
+	ssl = openssl.SSL_new(t->ssl);
 	if (ssl && !server && !expect_host(ssl, host)) {
-		SSL_free(ssl);
+		openssl.SSL_free(ssl);
 		ssl = NULL;
 	}
 	return ssl;
@@ -186,15 +195,15 @@ struct ssl_st *tls_session(const struct tls_context *t, bool server, const char 
 
 void tls_session_error(struct ssl_st *ssl, unsigned long code, int system, char *text, size_t size)
 {
-	long verified = SSL_get_verify_result(ssl);
-	const char *words = code ? ERR_reason_error_string(code) : NULL;
+	long verified = openssl.SSL_get_verify_result(ssl);
+	const char *words = code ? openssl.ERR_reason_error_string(code) : NULL;
 
 	if (verified == X509_V_ERR_HOSTNAME_MISMATCH || verified == X509_V_ERR_IP_ADDRESS_MISMATCH)
 		snprintf(text, size, "TLS: the certificate is for another host (%s)",
-			 X509_verify_cert_error_string(verified));
+			 openssl.X509_verify_cert_error_string(verified));
 	else if (verified != X509_V_OK)
 		snprintf(text, size, "TLS: the certificate is not accepted: %s",
-			 X509_verify_cert_error_string(verified));
+			 openssl.X509_verify_cert_error_string(verified));
 	else if (words)
 		snprintf(text, size, "TLS: %s", words);
 	else if (system)
