@@ -53,11 +53,11 @@ __u64 jiffies;	/* for the daemon: when it last asked */
 __u16 classes[MARKER_COUNTS];
 __u64 counted[2 * MARKER_COUNTS];
 
-const volatile __u32 bucket_mask;   /* buckets - 1 */
-const volatile __u32 entries_from;  /* number of the element that is entry 0 */
-const volatile bool kernel_context; /* kernel.h works here */
+const volatile __u32 bucket_mask;     /* buckets - 1 */
+const volatile __u32 entries_from;    /* number of the element that is entry 0 */
+const volatile bool kernel_context;   /* kernel.h works here */
 const volatile bool headers_pointers; /* headers.h */
-const volatile bool any_order;	    /* memory is not read in the order of the program */
+const volatile bool any_order;	      /* memory is not read in the order of the program */
 
 static __always_inline struct marker_cpu *this_cpu(void)
 {

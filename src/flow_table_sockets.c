@@ -77,8 +77,9 @@ static uint32_t allow(struct flow_table *t, uint32_t wanted)
 	uint64_t now = clock_monotonic_ns() / 1000, more = (now - t->young_us) / YOUNG_INTERVAL_US;
 
 	if (more > 0) {
-		t->young_allowance =
-			more < YOUNG_BURST - t->young_allowance ? t->young_allowance + (uint32_t)more : YOUNG_BURST;
+		t->young_allowance = more < YOUNG_BURST - t->young_allowance
+					     ? t->young_allowance + (uint32_t)more
+					     : YOUNG_BURST;
 		t->young_us = now;
 	}
 	if (wanted > t->young_allowance)

@@ -293,7 +293,7 @@ static int prepare(struct bpf_program *program, struct bpf_prog_load_opts *opts,
 
 static void open_kernel(void)
 {
-	LIBBPF_OPTS(libbpf_prog_handler_opts, opts, .prog_prepare_load_fn = prepare);
+	struct libbpf_prog_handler_opts opts = {.sz = sizeof(opts), .prog_prepare_load_fn = prepare};
 
 	known = marker_kernel_read("/sys/kernel/btf/vmlinux", &kernel);
 	if (known == 0 && libbpf_register_prog_handler("tc", BPF_PROG_TYPE_SCHED_CLS, 0, &opts) < 0)
