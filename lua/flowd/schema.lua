@@ -13,6 +13,7 @@
 -- `schema.validate` returns the completed copy and the list of all errors. The copy is
 -- normalised (see each kind) and may be given to validate again with the same result.
 local schema_kinds = require("flowd.schema_kinds")
+require("flowd.schema_containers") -- adds its kinds
 local suggest = require("flowd.suggest")
 
 local schema = {}

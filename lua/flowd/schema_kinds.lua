@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- The kinds of option of flowd.schema: what each accepts, says that it expects, and
--- turns a value into. Each kind has
+-- turns a value into; lists, tables and maps are in flowd.schema_containers. Each kind has
 --   expects(field) -> string            in words, for errors and the manual
 --   check(field, value, at) -> completed, or nil after at.fail(message)
 -- `at` is where the value stands: at.keys, at.fail, at.registry, at.parent.
@@ -34,6 +34,7 @@ function M.expects(field) return kinds[field.kind].expects(field) end
 local function refuse(field, value, at, hint)
   at.fail(("expected %s; got %s%s"):format(M.expects(field), M.show(value), hint or ""))
 end
+M.refuse = refuse
 
 function M.ordered(fields)
   local list = {}
@@ -64,7 +65,8 @@ function M.complete(field, value, at)
   return completed
 end
 
-local function at_key(at, key, fn, ...)
+-- Call fn for what stands at a key of a table.
+function M.at_key(at, key, fn, ...)
   at.keys[#at.keys + 1] = key
   local completed = fn(...)
   at.keys[#at.keys] = nil
@@ -112,6 +114,7 @@ local function range(field, what)
   if field.max then return ("%s, at most %s%s"):format(what, M.show(field.max), unit) end
   return unit == "" and what or ("%s (%s)"):format(what, field.unit)
 end
+M.range = range
 
 local function in_range(field, value)
   return type(value) == "number" and value == value and math.abs(value) ~= math.huge
@@ -316,93 +319,6 @@ kinds.any_of = {
   end,
 }
 
--- -- containers --------------------------------------------------------------------------
-
--- A table that stands for an object of a library is not data.
-local function is_data(value) return type(value) == "table" and getmetatable(value) == nil end
-
-kinds.list = {
-  expects = function(field)
-    local what = field.of and "a list, each " .. M.expects(field.of) or "a list"
-    return field.min and ("%s; %d or more"):format(what, field.min) or what
-  end,
-  check = function(field, value, at)
-    if not is_data(value) then return refuse(field, value, at) end
-    local completed, count = {}, 0
-    for key in pairs(value) do
-      if type(key) ~= "number" or key < 1 or key ~= math.floor(key) then
-        at.fail(("expected a list; got the name %s in it"):format(M.show(key)), type(key) == "string" and key or nil)
-        return nil
-      end
-      count = math.max(count, key)
-    end
-    for i = 1, count do
-      if value[i] == nil then
-        at.fail(("expected a list without gaps; position %d of %d is nil"):format(i, count))
-        return nil
-      end
-      local item = at_key(at, i, M.complete, field.of, value[i], at)
-      completed[#completed + 1] = item
-    end
-    if field.min and count < field.min or field.max and count > field.max then
-      at.fail(("expected %s; got %d"):format(range(field, "a number of entries"), count))
-    end
-    return completed
-  end,
-}
-
-kinds.map = {
-  expects = function(field)
-    return ("a table from %s to %s"):format(field.keys and M.expects(field.keys) or "a name", M.expects(field.of))
-  end,
-  check = function(field, value, at)
-    if not is_data(value) then return refuse(field, value, at) end
-    local completed, names = {}, {}
-    for key in pairs(value) do names[#names + 1] = key end
-    table.sort(names, function(a, b) return tostring(a) < tostring(b) end)
-    for _, key in ipairs(names) do
-      at_key(at, (type(key) == "string" or type(key) == "number") and key or tostring(key), function()
-        local k = M.complete(field.keys or { kind = "string" }, key, at)
-        local v = M.complete(field.of, value[key], at)
-        if k ~= nil then completed[k] = v end
-      end)
-    end
-    return completed
-  end,
-}
-
-kinds.table = {
-  expects = function() return "a table of options" end,
-  check = function(field, value, at)
-    if not is_data(value) then return refuse(field, value, at) end
-    local names, unknown = {}, {}
-    for name in pairs(field.fields) do names[#names + 1] = name end
-    table.sort(names)
-    for key in pairs(value) do
-      if field.fields[key] == nil then unknown[#unknown + 1] = key end
-    end
-    table.sort(unknown, function(a, b) return tostring(a) < tostring(b) end)
-    for _, key in ipairs(unknown) do
-      if type(key) == "string" then
-        local hint = at.suggest(key, names)
-        if hint == "" and #names > 0 and #names <= 16 then hint = "; known are " .. table.concat(names, ", ") end
-        at.fail("unknown option" .. hint, key)
-      else
-        at.fail(("expected named options; got %s without a name"):format(M.show(value[key])),
-          type(key) == "number" and key or nil)
-      end
-    end
-    local completed = {}
-    for _, entry in ipairs(M.ordered(field.fields)) do
-      -- A neighbour's completed value is what an activity's name needs.
-      at.parent = completed
-      completed[entry.name] = at_key(at, entry.name, M.complete, entry.field, value[entry.name], at)
-    end
-    at.parent = nil
-    return completed
-  end,
-}
-
 kinds.any = {
   expects = function() return "any value" end,
   check = function(_, value) return value end,
@@ -416,40 +332,6 @@ kinds.func = {
     if type(value) ~= "function" then return refuse(field, value, at) end
     return value
   end,
-}
-
--- A list of rules, and of files of rules. What a rule is, flowd.rules says; flowd.config has
--- already replaced the files by their rules where it needs them.
-kinds.rules = {
-  expects = function() return 'a list of rules: rule "name" (function(flow) ... end), rule "name" { ... }, or "file.lua"' end,
-  check = function(field, value, at)
-    if type(value) ~= "table" then return refuse(field, value, at) end
-    local completed, count = {}, 0
-    for key in pairs(value) do
-      if type(key) ~= "number" or key < 1 or key ~= math.floor(key) then
-        at.fail(("expected a list of rules; got the name %s in it"):format(M.show(key)),
-          type(key) == "string" and key or nil)
-      else
-        count = math.max(count, key)
-      end
-    end
-    for i = 1, count do
-      local item = value[i]
-      if type(item) == "string" and item ~= "" or type(item) == "table" then
-        completed[i] = item
-      else
-        at_key(at, i, refuse, { kind = "rules_item" }, item, at)
-        -- The rules behind it keep their positions: errors are told by position.
-        completed[i] = false
-      end
-    end
-    return completed
-  end,
-}
-
-kinds.rules_item = {
-  expects = function() return 'a rule (rule "name" ...) or the name of a file of rules' end,
-  check = function(_, value) return value end,
 }
 
 return M
