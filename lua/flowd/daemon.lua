@@ -9,11 +9,13 @@ local console = require("flowd.console.service")
 local context = require("flowd.context")
 local counters = require("flowd.counters")
 local emit = require("flowd.emit")
+local ending = require("flowd.ending")
 local fifo_stream = require("flowd.fifo_stream")
 local failures = require("flowd.failures")
 local flow_log = require("flowd.flow_log")
 local flow_line = require("flowd.flow_line")
 local known_tags = require("flowd.known_tags")
+local notify = require("flowd.notify")
 local pipeline = require("flowd.pipeline")
 local plugins = require("flowd.plugins")
 local policy_state = require("flowd.policy_state")
@@ -28,14 +30,6 @@ local upgrade = require("flowd.upgrade")
 local watch = require("flowd.watch")
 
 local SIGHUP, SIGINT, SIGUSR1, SIGUSR2, SIGTERM = 1, 2, 10, 12, 15
-
-local READ_SECONDS = 0.5 -- for what waits in pipes when we leave
-
--- What the service manager is told; without one this does nothing.
-local function notify(text)
-  local status = api.notify_send(text)
-  if status < 0 then log.debug("service manager: cannot be told (error %d)", -status) end
-end
 
 local Daemon = {}
 Daemon.__index = Daemon
@@ -329,93 +323,6 @@ function Daemon:feed_watchdog()
   self.feeder = loop.every(interval_us / 2e6, function() notify("WATCHDOG=1") end)
 end
 
--- Backends whose queues are not empty get turns of the loop until the deadline.
-function Daemon:finish_backends(deadline_ns)
-  local function pending()
-    local total = 0
-    for _, backend in ipairs(self.backends) do
-      if backend.instance.pending then total = total + backend.instance:pending() end
-    end
-    return total
-  end
-  local left = pending()
-  while left > 0 and api.clock_monotonic_ns() < deadline_ns do
-    for _, backend in ipairs(self.backends) do
-      if backend.instance.flush then backend.instance:flush() end
-    end
-    loop.turn()
-    left = pending()
-  end
-  return left
-end
-
--- What waits in pipes is lost when nobody has them open any more: read it, while there is something.
-function Daemon:read_inputs()
-  local deadline_ns = api.clock_monotonic_ns() + ffi.cast("uint64_t", READ_SECONDS * 1e9)
-  local header, idle = api.state_header(self.state), 0
-  repeat
-    local before = header.batch
-    loop.turn()
-    idle = header.batch == before and idle + 1 or 0
-  until idle == 3 or api.clock_monotonic_ns() > deadline_ns
-end
-
---- Go, and leave everything to the next process: what a killed daemon leaves, in good order.
-function Daemon:leave()
-  reload.cancel(self)
-  notify("STOPPING=1\nSTATUS=leaving open flows to the next start")
-  self.sockets:close()
-  self.console:close(true)
-  self:read_inputs()
-  local unsent = self:finish_backends(api.clock_monotonic_ns() + ffi.cast("uint64_t", self.values.stop_deadline * 1e9))
-  if unsent > 0 then log.error("stop_deadline: %d fireflies were not sent", unsent) end
-  log.info("%d open flows are left to the next start", api.flow_table_count(self.table))
-  api.watchdog_stop()
-  api.state_close(self.state, false)
-  if self.pid_file then api.process_remove_pid_file(self.pid_file) end
-  return 0
-end
-
---- End all flows, stop everything, remove what is ours. Returns the exit status.
-function Daemon:stop()
-  reload.cancel(self)
-  notify("STOPPING=1\nSTATUS=ending open flows")
-  local deadline_ns = api.clock_monotonic_ns() + ffi.cast("uint64_t", self.values.stop_deadline * 1e9)
-  for _, handle in ipairs(self.signals or {}) do handle:close() end
-  if self.sockets then self.sockets:close() end
-  if self.console then self.console:close(true) end
-  for i = #self.instances, 1, -1 do
-    if self.instances[i].kind == "plugin" then plugins.stop(self.instances[i].instance) end
-  end
-  if self.pipeline then
-    self.flush_emitted()
-    local ended, left = self.pipeline:drain(deadline_ns)
-    local unsent = self:finish_backends(deadline_ns)
-    log.info("ended %d open flows", ended)
-    if left > 0 then log.error("stop_deadline: %d flows were left without an end", left) end
-    if unsent > 0 then log.error("stop_deadline: %d fireflies were not sent", unsent) end
-  end
-  for i = #self.instances, 1, -1 do
-    if self.instances[i].kind == "backend" then plugins.stop(self.instances[i].instance) end
-  end
-  self:release()
-  return 0
-end
-
-function Daemon:release()
-  if self.registry_updates then self.registry_updates:close() end
-  if self.console then self.console:close(true) end
-  reload.cancel(self)
-  self.builder:close()
-  if self.policy then self.policy:close() end
-  api.watchdog_stop()
-  if self.sockets then self.sockets:close() end
-  if self.table and self.table ~= nil then api.flow_table_close(self.table) end
-  if self.state and self.state ~= nil then api.state_close(self.state, true) end
-  if self.pid_file then api.process_remove_pid_file(self.pid_file) end
-  privileges.close()
-end
-
 -- Names of what runs, for the log.
 function Daemon:running(kind)
   local names = {}
@@ -446,7 +353,7 @@ function daemon.run(config, builder, kept)
   if not ok then
     log.error("%s", message)
     for i = #self.instances, 1, -1 do plugins.stop(self.instances[i].instance) end
-    self:release()
+    ending.release(self)
     return 1
   end
   self:watch_signals()
@@ -468,8 +375,8 @@ function daemon.run(config, builder, kept)
   notify("READY=1\nSTATUS=" .. (#self.failed > 0 and "some parts did not start" or "running"))
   collectgarbage("restart")
   loop.run()
-  if self.values.on_stop == "keep" then return self:leave() end
-  return self:stop()
+  if self.values.on_stop == "keep" then return ending.leave(self) end
+  return ending.stop(self)
 end
 
 return daemon
