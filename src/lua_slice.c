@@ -4,27 +4,64 @@
 #include <lauxlib.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "clock.h"
+
+/* Sources of the framework's functions begin so; those of the site never do: they are paths of files. */
+#define FRAMEWORK "@lua/"
+/* In the registry: sources of the framework that may be left in the middle, each true. */
+#define MAY_BE_LEFT "flowd.slice.may_be_left"
 
 enum {
 	/* Instructions between two looks at the clock: some ten microseconds. */
 	COUNT = 500,
+	/* The same where the time is spent and it cannot be left: the end of that is awaited. */
+	COUNT_WAITING = 20,
 	/* Where a coroutine cannot be left (inside a callback of a C function) it may go on for so long
 	 * after its time; then an error ends it. */
 	PATIENCE_NS = 200000000,
+	/* Levels of the stack that are looked at: finding one takes as long as it is deep. */
+	LEVELS = 300,
 };
+
+static int count = COUNT;
 
 /* The step in hand, and those that it interrupts: a step may lead to a step of another coroutine. */
 struct step {
 	lua_State *co;
 	uint64_t deadline_ns;
+	bool anywhere; /* it may be left wherever it is */
 	bool interrupted;
 	bool overdue;
 	struct step *outer;
 };
 
 static struct step *current;
+
+/*
+ * Others run between two steps, on the same data. What was typed and the site's own functions may find it
+ * changed, but each function of the framework is as good as one instruction, unless its file says that it
+ * may be left.
+ */
+static bool may_leave(lua_State *L)
+{
+	bool may = true;
+	lua_Debug ar;
+	int level;
+
+	lua_getfield(L, LUA_REGISTRYINDEX, MAY_BE_LEFT);
+	for (level = 0; may && level < LEVELS && lua_getstack(L, level, &ar); level++) {
+		lua_getinfo(L, "S", &ar);
+		if (strncmp(ar.source, FRAMEWORK, sizeof(FRAMEWORK) - 1) != 0)
+			continue;
+		lua_getfield(L, -1, ar.source);
+		may = lua_toboolean(L, -1);
+		lua_pop(L, 1);
+	}
+	lua_pop(L, 1);
+	return may;
+}
 
 static void on_count(lua_State *L, lua_Debug *ar)
 {
@@ -38,13 +75,16 @@ static void on_count(lua_State *L, lua_Debug *ar)
 	if (now < step->deadline_ns)
 		return;
 	/* Another thread is a coroutine inside this one: only its own resumer could go on with it. */
-	if (L == step->co && lua_isyieldable(L) && !step->overdue) {
+	if (L == step->co && lua_isyieldable(L) && !step->overdue && (step->anywhere || may_leave(L))) {
 		step->interrupted = true;
 		lua_yield(L, 0);
 		return;
 	}
-	if (now - step->deadline_ns < PATIENCE_NS)
+	if (now - step->deadline_ns < PATIENCE_NS) {
+		if (count > COUNT_WAITING && lua_gethookcount(L) != COUNT_WAITING)
+			lua_sethook(L, on_count, LUA_MASKCOUNT, COUNT_WAITING);
 		return;
+	}
 	/* Whatever catches this error gets the next one at its first instruction. */
 	if (!step->overdue) {
 		step->overdue = true;
@@ -56,36 +96,37 @@ static void on_count(lua_State *L, lua_Debug *ar)
 }
 
 /* Resume with the hook set, and put back the hook that was there. */
-static int resume(lua_State *L, lua_State *co, int arguments, uint64_t budget_ns, bool *interrupted)
+static int resume(lua_State *L, lua_State *co, int arguments, uint64_t budget_ns, bool anywhere, bool *interrupted)
 {
-	struct step step = {.co = co, .outer = current};
+	struct step step = {.co = co, .anywhere = anywhere, .outer = current};
 	lua_Hook hook = lua_gethook(L);
 	int mask = lua_gethookmask(L);
-	int count = lua_gethookcount(L);
+	int count_before = lua_gethookcount(L);
 	int status;
 
 	step.deadline_ns = clock_monotonic_ns() + budget_ns;
 	current = &step;
-	lua_sethook(L, on_count, LUA_MASKCOUNT, COUNT);
+	lua_sethook(L, on_count, LUA_MASKCOUNT, count);
 	status = lua_resume(co, arguments);
-	lua_sethook(L, hook, mask, count);
+	lua_sethook(L, hook, mask, count_before);
 	current = step.outer;
 	*interrupted = step.interrupted;
 	return status;
 }
 
 /*
- * step(thread, budget_ns, ...) -> "more", values passed to coroutine.yield
- *                               | "done", results
- *                               | "error", the error, traceback
- * The values after budget_ns are the function's arguments, or what its coroutine.yield returns; they
- * are ignored when it is the budget that interrupted it.
+ * step(thread, budget_ns, anywhere, ...) -> "more", values passed to coroutine.yield
+ *                                         | "done", results
+ *                                         | "error", the error, traceback
+ * The values after `anywhere` (see may_leave) are the function's arguments, or what its coroutine.yield
+ * returns; they are ignored when it is the budget that interrupted it.
  */
 static int step_thread(lua_State *L)
 {
 	lua_State *co = lua_tothread(L, 1);
 	double budget_ns = luaL_checknumber(L, 2);
-	int arguments = lua_gettop(L) - 2;
+	bool anywhere = lua_toboolean(L, 3);
+	int arguments = lua_gettop(L) - 3;
 	int status, results;
 	bool interrupted;
 
@@ -99,11 +140,11 @@ static int step_thread(lua_State *L)
 	lua_rawget(L, lua_upvalueindex(1));
 	if (lua_toboolean(L, -1))
 		arguments = 0;
-	lua_settop(L, 2 + arguments);
+	lua_settop(L, 3 + arguments);
 	luaL_argcheck(L, lua_checkstack(co, arguments + 1), 1, "too many arguments");
 	lua_xmove(L, co, arguments);
 
-	status = resume(L, co, arguments, (uint64_t)budget_ns, &interrupted);
+	status = resume(L, co, arguments, (uint64_t)budget_ns, anywhere, &interrupted);
 
 	lua_settop(L, 2);
 	if (status != 0 && status != LUA_YIELD) {
@@ -122,6 +163,25 @@ static int step_thread(lua_State *L)
 	return results + 1;
 }
 
+/* spent() -> is this a slice that may be left here and whose time is up? */
+static int spent(lua_State *L)
+{
+	lua_pushboolean(L, current && current->co == L && lua_isyieldable(L) &&
+				   clock_monotonic_ns() >= current->deadline_ns);
+	return 1;
+}
+
+/* count(instructions) -> what it was: how often the clock is looked at. For tests: 1 is everywhere. */
+static int set_count(lua_State *L)
+{
+	lua_Integer wanted = luaL_checkinteger(L, 1);
+
+	luaL_argcheck(L, wanted >= 1 && wanted <= 1000000, 1, "expected 1 to 1000000");
+	lua_pushinteger(L, count);
+	count = (int)wanted;
+	return 1;
+}
+
 int lua_slice_open(lua_State *L)
 {
 	lua_newtable(L);
@@ -133,5 +193,13 @@ int lua_slice_open(lua_State *L)
 	lua_setmetatable(L, -2);
 	lua_pushcclosure(L, step_thread, 1);
 	lua_setfield(L, -2, "step");
+	lua_pushcfunction(L, spent);
+	lua_setfield(L, -2, "spent");
+	lua_pushcfunction(L, set_count);
+	lua_setfield(L, -2, "count");
+	lua_newtable(L);
+	lua_pushvalue(L, -1);
+	lua_setfield(L, LUA_REGISTRYINDEX, MAY_BE_LEFT);
+	lua_setfield(L, -2, "may_be_left");
 	return 1;
 }

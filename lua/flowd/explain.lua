@@ -10,6 +10,7 @@ local dry = require("flowd.dry")
 local evaluate = require("flowd.rules.evaluate")
 local flow_text = require("flowd.flow_text")
 local show = require("flowd.rules.show")
+local slice = require("flowd.slice")
 local view = require("flowd.view")
 
 local explain = {}
@@ -85,17 +86,19 @@ local function run_function(chain, rule, e, live, entry)
   return acted
 end
 
+local before = ffi.new("struct flow_event[1]")
+
 local function explain_rule(chain, rule, e, names, live)
   local entry = { number = rule.number, name = rule.name, file = rule.file, line = rule.line, changes = {} }
   if rule.off then
     entry.kind, entry.outcome = rule.fn and "function" or "declared", "off"
     return entry
   end
-  local before = state_of(e, names)
+  before[0] = e[0]
   local acted
   if rule.fn then acted = run_function(chain, rule, e, live, entry) else acted = declared(chain, rule, e, names, live, entry) end
   entry.said = dry.on and dry.take_said() or nil
-  entry.changes = differences(before, state_of(e, names))
+  if acted then entry.changes = differences(state_of(before[0], names), state_of(e, names)) end
   entry.outcome = entry.outcome or acted and "acted" or rule.fn and "nothing" or "no match"
   return entry
 end
@@ -270,6 +273,7 @@ function explain.format(report, options)
   for _, entry in ipairs(report.rules) do width = math.max(width, #entry.name) end
   width = math.min(width, 40)
   for _, entry in ipairs(report.rules) do
+    slice.pause()
     if brief and (entry.outcome == "no match" or entry.outcome == "nothing" or entry.outcome == "not reached") then
       hidden = hidden + 1
     else

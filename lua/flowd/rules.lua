@@ -7,6 +7,7 @@ local chain = require("flowd.rules.chain")
 local declaration = require("flowd.rules.declaration")
 local definition = require("flowd.rules.definition")
 local policy = require("flowd.policy")
+local slice = require("flowd.slice")
 
 local rules = {}
 
@@ -39,6 +40,7 @@ local function prepare(list, options, source_id)
   local problems, prepared, seen = {}, {}, {}
   for _, problem in ipairs(policy.bind_maps(options.registry)) do problems[#problems + 1] = problem end
   for number, rule in ipairs(list) do
+    slice.pause()
     if not definition.is_rule(rule) then error(("rules: item %d is no rule"):format(number), 3) end
     local where = ('%s:%d: rule "%s": '):format(rule.file, rule.line, rule.name)
     if seen[rule.name] then problems[#problems + 1] = where .. "the name is taken by the rule at " .. seen[rule.name] end

@@ -8,6 +8,10 @@
 --
 -- Inside a function that a C function calls a coroutine cannot be left. After 200 ms there it ends with an
 -- error. slice.library has table.sort and string.gsub without that limit.
+--
+-- Where others run between two steps, on the same data, slice.among is for it: such a slice is not left inside
+-- functions of the framework, which are written for being alone, except those of files that call
+-- slice.may_be_left.
 local core = require("flowd.slice_core")
 
 local step = core.step
@@ -19,6 +23,7 @@ local slice = {}
 ---@class flowd.Slice
 ---@field thread thread
 ---@field finished boolean
+---@field anywhere boolean it may be left wherever it is
 local Slice = {}
 Slice.__index = Slice
 
@@ -28,9 +33,30 @@ Slice.__index = Slice
 ---@return flowd.Slice
 function slice.new(fn, ...)
   jit.off(fn, true)
-  return setmetatable({ thread = coroutine.create(fn), arguments = { n = select("#", ...), ... }, finished = false },
-    Slice)
+  return setmetatable({
+    thread = coroutine.create(fn), arguments = { n = select("#", ...), ... }, finished = false, anywhere = true,
+  }, Slice)
 end
+
+--- The same beside others that use the framework between its steps.
+---@param fn function
+---@param ... any
+---@return flowd.Slice
+function slice.among(fn, ...)
+  local self = slice.new(fn, ...)
+  self.anywhere = false
+  return self
+end
+
+--- Leave here, if this runs in a slice and its time is spent: for what takes long in files that may not be left
+--- elsewhere. Others run meanwhile.
+function slice.pause()
+  if core.spent() then coroutine.yield("pause") end
+end
+
+--- The file that calls this may be left at any instruction: what it finds in place before a loop or call may be
+--- another behind it, and what it puts in place in several steps is seen half done.
+function slice.may_be_left() core.may_be_left[debug.getinfo(2, "S").source] = true end
 
 local function result(self, what, ...)
   if what ~= "more" then self.finished = true end
@@ -48,9 +74,9 @@ function Slice:step(budget_ns, ...)
   local arguments = self.arguments
   if arguments then
     self.arguments = nil
-    return result(self, step(self.thread, budget_ns, unpack(arguments, 1, arguments.n)))
+    return result(self, step(self.thread, budget_ns, self.anywhere, unpack(arguments, 1, arguments.n)))
   end
-  return result(self, step(self.thread, budget_ns, ...))
+  return result(self, step(self.thread, budget_ns, self.anywhere, ...))
 end
 
 --- Never go on with it. Where it was, if it had begun:
@@ -155,6 +181,8 @@ end
 
 --- What a sandbox for sliced code has in place of the C functions that call back into Lua.
 slice.library = { table = { sort = sort }, string = { gsub = gsub } }
+
+slice.may_be_left()
 
 for _, fn in ipairs({ sift, less, sort, replacement, replace_match, gsub }) do jit.off(fn) end
 

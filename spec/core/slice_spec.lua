@@ -1,6 +1,8 @@
 -- SPDX-License-Identifier: Apache-2.0
 local api = require("flowd.api")
+local random_lua = require("spec.support.random_lua")
 local slice = require("flowd.slice")
+local slice_core = require("flowd.slice_core")
 
 local MS = 1e6
 
@@ -218,5 +220,126 @@ describe("slice.library", function()
     for i = 1, 200 do list[i] = i end
     sort(list, function() return true end)
     assert.equal(200, #list)
+  end)
+end)
+
+-- What runs between two steps: other Lua, the collector.
+local function disturb()
+  local list = {}
+  for i = 1, 20 do list[i] = { i } end
+  local _ = { unpack(list) }
+  _ = select("#", unpack(list)) + #table.concat({ 1, 2, 3 })
+  collectgarbage("step", 1)
+end
+
+describe("a slice that is left at every instruction", function()
+  local before
+  setup(function() before = slice_core.count(1) end)
+  teardown(function() slice_core.count(before) end)
+
+  local function in_steps(fn)
+    local steps, s = 0, slice.new(fn)
+    while true do
+      local what, value = s:step(0)
+      if what ~= "more" then return what, value, steps end
+      steps = steps + 1
+      disturb()
+    end
+  end
+
+  it("comes to the same, whatever the program", function()
+    local seed = tonumber(os.getenv("FUZZ_SEED")) or os.time()
+    math.randomseed(seed)
+    local total = 0
+    for round = 1, tonumber(os.getenv("SLICE_PROGRAMS")) or 150 do
+      local source = random_lua.program()
+      local program = assert(loadstring(source, "=program"))
+      local ok, wanted = pcall(program)
+      local what, value, steps = in_steps(program)
+      assert.is_true(steps > 10)
+      total = total + steps
+      if what ~= (ok and "done" or "error") or value ~= wanted then
+        error(("FUZZ_SEED=%d, program %d:\n%s\nwanted %s\ngot %s %s"):format(seed, round, source, tostring(wanted), what,
+          tostring(value)))
+      end
+    end
+    assert.is_true(total > 20000)
+  end)
+
+  it("comes to the same with machine code, too", function()
+    local function inner(i) return i % 7, i % 3, i end
+    local function outer(n)
+      local sum = 0
+      for i = 1, n do
+        local a, b, c = inner(i)
+        sum = sum + a * b + c
+      end
+      return sum, n
+    end
+    local wanted = outer(20000)
+    local what, value = in_steps(function()
+      local function last(...) return (select(select("#", ...), ...)) end
+      local sum = 0
+      for i = 1, 30 do sum = sum + last(inner(outer(100 + i))) end
+      local got, n = outer(20000)
+      return ("%d %d %d"):format(sum, got, n)
+    end)
+    assert.same({ "done", ("%d %d %d"):format((function()
+      local sum = 0
+      for i = 1, 30 do sum = sum + outer(100 + i) end
+      return sum
+    end)(), wanted, 20000) }, { what, value })
+  end)
+end)
+
+describe("a slice among others", function()
+  local before
+  setup(function() before = slice_core.count(1) end)
+  teardown(function() slice_core.count(before) end)
+
+  -- As a file of the framework.
+  local function framework(name, text)
+    return assert(loadstring(text, "@lua/flowd/" .. name))({ slice = slice })
+  end
+  local SUM = "return function(n) local s = 0 for i = 1, n do s = s + i end return s end"
+
+  local function steps_of(fn)
+    local s, steps = slice.among(fn), 0
+    while true do
+      steps = steps + 1
+      local what, value = s:step(0)
+      if what ~= "more" then return steps, what, value end
+    end
+  end
+
+  it("is left in what was typed, and not inside the framework's functions", function()
+    local sum = framework("one.lua", SUM)
+    assert.is_true((steps_of(loadstring(SUM:gsub("^return function", "return (function") .. ")(100)", "=console"))) > 200)
+    local steps, what, value = steps_of(function() return sum(100) end)
+    assert.same({ "done", 5050 }, { what, value })
+    assert.is_true(steps < 10, steps)
+  end)
+
+  it("is left inside those whose files say so, unless others called them", function()
+    local sum = framework("two.lua", "(...).slice.may_be_left() " .. SUM)
+    assert.is_true((steps_of(function() return sum(100) end)) > 200)
+    local around = framework("three.lua", "return function(fn, n) local s = fn(n) return s end")
+    local steps, what, value = steps_of(function() return around(sum, 100) end)
+    assert.same({ "done", 5050 }, { what, value })
+    assert.is_true(steps < 20, steps)
+  end)
+
+  it("is left where such a function says, when its time is spent", function()
+    local pausing = framework("four.lua",
+      "local slice = (...).slice return function(n) local s = 0 for i = 1, n do slice.pause() s = s + i end return s end")
+    local steps, what, value = steps_of(function() return pausing(100) end)
+    assert.same({ "done", 5050 }, { what, value })
+    assert.is_true(steps > 100 and steps < 115, steps)
+    assert.equal(1, (select(2, pcall(function()
+      local s = slice.among(function() return pausing(100) end)
+      return s:step(10 * 1e9) == "done" and 1
+    end))))
+    -- And outside of slices it does nothing.
+    assert.equal(5050, pausing(100))
   end)
 end)

@@ -2,11 +2,14 @@
 --- The console's commands. This list is the source of help(), of completion and of flowd-lua-console(7).
 --
 -- A command is { name, usage, summary, doc, example, changes, run }: `changes` says that it changes something,
--- which a client with read access may not; run(session, ...) returns values, which are shown.
+-- which a client with read access may not; run(session, ...) returns values, which are shown. Their files may
+-- be left anywhere.
 jit.off(true, true)
 
 local format = require("flowd.console.format")
 local suggest = require("flowd.suggest")
+
+require("flowd.slice").may_be_left()
 
 local commands = {}
 

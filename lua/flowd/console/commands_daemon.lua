@@ -1,10 +1,14 @@
 -- SPDX-License-Identifier: Apache-2.0
---- Commands of the console about the daemon: its counters, plugins, backends, registry, marker, log.
+--- Commands of the console about the daemon: its counters, plugins, backends, registry, marker, log. May be left
+--- anywhere.
 jit.off(true, true)
 
 local counters = require("flowd.counters")
 local format = require("flowd.console.format")
 local place = require("flowd.console.place")
+local slice = require("flowd.slice")
+
+slice.may_be_left()
 
 local function matching(pattern)
   local list = {}
@@ -13,7 +17,7 @@ local function matching(pattern)
       list[#list + 1] = { name = name, value = tonumber(counter.value), help = counters.help[counters.base(name)] }
     end
   end
-  table.sort(list, function(a, b) return a.name < b.name end)
+  slice.library.table.sort(list, function(a, b) return a.name < b.name end)
   return list
 end
 

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
---- Commands of the console about open flows: flows, flow, inject, close, watch.
+--- Commands of the console about open flows: flows, flow, inject, close, watch. May be left anywhere: what has
+--- to be of one moment is a function of flow_fields or flow_words.
 jit.off(true, true)
 
 local ffi = require("ffi")
@@ -7,10 +8,13 @@ local api = require("flowd.api")
 local fields = require("flowd.console.flow_fields")
 local format = require("flowd.console.format")
 local place = require("flowd.console.place")
+local slice = require("flowd.slice")
+
+slice.may_be_left()
 
 local C = ffi.C
 
-local CHUNK = 16384 -- slots at a time: some hundred microseconds
+local CHUNK = 8192 -- slots at a time: some hundred microseconds
 local LIMIT, LIMIT_MAX = 50, 100000
 local PREDICATE_ROWS = 4294967295
 
@@ -97,33 +101,24 @@ local function show_flow(f, write)
   end
 end
 
-local function record(slot) return format.view(fields.record(slot), { text = show_flow }) end
+local function shown(record) return format.view(record, { text = show_flow }) end
 
 -- ---- queries -----------------------------------------------------------------------------
 
-local function new_query()
-  local query = api.flow_query_new(place.table())
-  if query == nil then error("flows: out of memory", 0) end
-  return ffi.gc(query, api.flow_query_free)
-end
-
 -- Runs a query; events are handled in between.
 local function run(query)
-  while api.flow_query_run(query, CHUNK) do
-    if coroutine.isyieldable() then coroutine.yield("pause") end
-  end
+  while api.flow_query_run(query, CHUNK) do slice.pause() end
   if api.flow_query_short(query) then error("flows: out of memory", 0) end
 end
 
--- Each row's flow, if it is still open.
+-- Each row's flow, if it is still open: a copy.
 local function each_row(query)
   local position, count = -1, api.flow_query_rows(query)
   return function()
     while position + 1 < count do
       position = position + 1
-      local row = api.flow_query_row(query, position)
-      local slot = api.flow_table_slot(place.table(), row.slot)
-      if slot ~= nil and slot.id == row.id then return slot end
+      local flow = fields.row(query, position)
+      if flow then return flow end
     end
     return nil
   end
@@ -172,7 +167,7 @@ local function grouped(query, by)
       list[#list + 1] = entry
     end
   end
-  table.sort(list, function(a, b)
+  slice.library.table.sort(list, function(a, b)
     if a.flows ~= b.flows then return a.flows > b.flows end
     return a.value < b.value
   end)
@@ -194,7 +189,7 @@ local function flows(_, given)
   given = given == nil and {} or given
   require("flowd.console.commands").check_arguments("flows", given)
   check(given)
-  local query = new_query()
+  local query = fields.query()
   fields.restrict(query, given)
   if given.by ~= nil then return grouped(query, given.by) end
   if (given.count or given.sum) and not given.where then
@@ -213,14 +208,14 @@ local function flows(_, given)
   local list, info, hits = {}, {}, 0
   for slot in each_row(query) do
     if given.where then
-      local f = record(slot)
+      local f = shown(fields.record(slot))
       if given.where(f) then
         hits = hits + 1
         if #list < limit and not given.count then list[#list + 1] = f end
       end
       if hits > limit and not given.count then break end
     elseif #list < limit then
-      list[#list + 1] = record(slot)
+      list[#list + 1] = shown(fields.record(slot))
     else
       info.more = true
     end
@@ -231,21 +226,19 @@ local function flows(_, given)
   return listed(list, info, show_flows)
 end
 
--- The open flow that an id, a record or a 5-tuple in words names.
+-- A copy of the open flow that an id, a record or a 5-tuple in words names.
 local function find(what, command)
   if type(what) == "table" and type(rawget(what, "id")) == "number" then what = what.id end
   local key = type(what) == "string" and what:match("%S+%s+%S+%s+%S+%s+%S+") and require("flowd.console.flow_words").key(what)
   if key then
-    local slot = api.flow_table_find(place.table(), key)
-    if slot == C.FLOW_SLOT_NONE then error(("%s: no open flow is %s"):format(command, what), 0) end
-    return api.flow_table_slot(place.table(), slot)
+    return fields.open(key) or error(("%s: no open flow is %s"):format(command, what), 0)
   end
   local id = tonumber(what)
   if not id or id < 1 or id % 1 ~= 0 then
     error(('%s: expected the id of a flow, as flows{} shows it, or "tcp ::1 2345 ::1 5777"; got %s'):format(command,
       type(what) == "string" and format.quote(what) or type(what)), 0)
   end
-  local query = new_query()
+  local query = fields.query()
   fields.restrict(query, { id = id })
   api.flow_query_order(query, 0, false, 1, false)
   run(query)
@@ -254,24 +247,13 @@ local function find(what, command)
   error(("%s: no open flow has the id %d"):format(command, id), 0)
 end
 
-local function counter(name) return tonumber(api.counter_get(name).value) end
-
 local function inject(session, given)
   local words = require("flowd.console.flow_words")
   local event = words.event(given, "inject")
-  local key = words.event_key(event)
+  words.event_key(event)
   session:change("inject " .. words.describe(event))
-  local dropped, unmapped = counter("flowd_events_dropped_total"), counter("flowd_events_unmapped_total")
-  local ok, message = place.call("console_inject", event)
-  if not ok then error("inject: " .. message:gsub("^event%.", ""), 0) end
-  local slot = api.flow_table_find(place.table(), key)
-  if slot ~= C.FLOW_SLOT_NONE then return record(api.flow_table_slot(place.table(), slot)) end
-  if event.state == "end" then return "ended" end
-  if counter("flowd_events_dropped_total") > dropped then return "dropped by a rule: explain(…) tells which" end
-  if counter("flowd_events_unmapped_total") > unmapped then
-    return "unmapped: its experiment is unset after all rules; it is neither marked nor reported"
-  end
-  return "not opened: stats(\"refused\") may tell why"
+  local flow, became = words.inject(event)
+  return flow and shown(fields.record(flow)) or became
 end
 
 local function close(session, what)
@@ -338,7 +320,7 @@ fields of a flow are those that flow(ID) shows.]],
     name = "flow", usage = "flow(ID)", summary = "everything known about one flow, with the rule that decided",
     doc = 'ID is what flows{} shows, a flow of its list, or the 5-tuple in words: "tcp ::1 2345 ::1 5777".',
     example = "flow(1)",
-    run = function(_, what) return record(find(what, "flow")) end,
+    run = function(_, what) return shown(fields.record(find(what, "flow"))) end,
   },
   {
     name = "inject", usage = "inject{…}", summary = "an event as a plugin would announce it, through rules and backends",

@@ -1,16 +1,19 @@
 -- SPDX-License-Identifier: Apache-2.0
---- Commands of the console about rules: what they do, switching, typing, explaining, tracing.
+--- Commands of the console about rules: what they do, switching, typing, explaining, tracing. May be left
+--- anywhere.
 jit.off(true, true)
 
 local bit = require("bit")
 local ffi = require("ffi")
-local api = require("flowd.api")
 local changes = require("flowd.console.changes")
 local fields = require("flowd.console.flow_fields")
 local format = require("flowd.console.format")
 local place = require("flowd.console.place")
+local slice = require("flowd.slice")
 local suggest = require("flowd.suggest")
 local view = require("flowd.view")
+
+slice.may_be_left()
 
 local function explain() return require("flowd.explain") end
 local function typed() return require("flowd.console.typed") end
@@ -36,12 +39,12 @@ local function show_rules(list, write, width)
 end
 
 local function rules()
-  local list = {}
+  local list, typed_in = {}, typed().names()
   for i, rule in ipairs(place.chain().rules) do
     list[i] = {
       number = i, name = rule.name, hits = rule.hits, errors = rule.errors,
       state = rule.off and "off" or "on", file = rule.file, line = rule.line,
-      from = typed().is(rule.name) and "typed in" or ("%s:%d"):format(rule.file:match("[^/]*$"), rule.line),
+      from = typed_in[rule.name] and "typed in" or ("%s:%d"):format(rule.file:match("[^/]*$"), rule.line),
     }
   end
   return format.view(list, { text = show_rules, rows = true })
@@ -55,16 +58,8 @@ local function switch(command, on)
         rule.name), 0)
     end
     session:change(("%s %q"):format(command, rule.name))
-    local was = not rule.off
-    if was == on then return ("rule %q was %s already"):format(rule.name, on and "on" or "off") end
-    place.chain():switch(rule, on)
-    place.call("console_switch", rule.name, on, session.user)
-    local key = "switch " .. rule.name
-    if changes.get(key) then
-      changes.set(key, nil)
-    else
-      changes.set(key, ("-- rule %q (%s:%d) is switched %s: %s"):format(rule.name, rule.file, rule.line, on and "on" or "off",
-        on and "it had been switched off by the daemon" or "take it out of the files"))
+    if not typed().switch(rule, on, session.user) then
+      return ("rule %q was %s already"):format(rule.name, on and "on" or "off")
     end
     return ("rule %q is %s"):format(rule.name, on and "on" or "off: flows that are open keep what it decided")
   end
@@ -101,21 +96,20 @@ local function trace(session, given)
   require("flowd.console.commands").check_arguments("trace", given)
   local left = given.count or math.huge
   if type(left) ~= "number" or left < 1 then error("trace: count: expected 1 or more; got " .. tostring(left), 0) end
-  local query = ffi.gc(api.flow_query_new(place.table()), api.flow_query_free)
+  local query = fields.query()
   fields.restrict(query, given)
   local tracing = require("flowd.console.trace")
   local t = tracing.start(query)
   session:defer(function() tracing.stop(t) end)
   while left > 0 do
-    while t.queue[1] and left > 0 do
-      local event = table.remove(t.queue, 1)
-      left = left - 1
+    local event = tracing.take(t)
+    while event do
       show_event(session, event, given.all)
+      left = left - 1
+      event = left > 0 and tracing.take(t)
     end
-    if t.missed > 0 then
-      session:say(("(%d more came too fast to be shown)\n"):format(t.missed))
-      t.missed = 0
-    end
+    local missed = tracing.missed(t)
+    if missed > 0 then session:say(("(%d more came too fast to be shown)\n"):format(missed)) end
     if left > 0 then session:wait(0.05) end
   end
 end

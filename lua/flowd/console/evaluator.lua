@@ -2,12 +2,17 @@
 --- What clients of the console type, evaluated in the policy's Lua state: in slices, interpreted, in the
 --- policy's environment. Everything that goes in and out is plain values, so that the server may be in
 --- another Lua state.
+--
+-- Between two slices of one client events are handled and others' slices run, so a slice is left only where
+-- that does no harm (slice.among): never inside this file, for example between the look at where output is
+-- collected and the output's being added.
 jit.off(true, true)
 
 local commands = require("flowd.console.commands")
 local environment = require("flowd.console.environment")
 local format = require("flowd.console.format")
 local place = require("flowd.console.place")
+local run = require("flowd.console.run")
 local slice = require("flowd.slice")
 
 local evaluator = {}
@@ -77,34 +82,6 @@ local function take(self)
   return text, said
 end
 
-local function show(self, count, ...)
-  local write = function(text) self:write(text) end
-  if self.json then
-    -- One value as it is, several as a list.
-    if count ~= 1 then self:write("[") end
-    for i = 1, count do
-      if i > 1 then self:write(",") end
-      format.json((select(i, ...)), write)
-    end
-    if count ~= 1 then self:write("]") end
-    self:write("\n")
-    return
-  end
-  for i = 1, count do
-    local value = select(i, ...)
-    if not (value == nil and count == 1 and self.quiet_nil) then format.text(value, write, self.width) end
-  end
-end
-
-local function run(self, chunk, ...)
-  local function finish(...)
-    local count = select("#", ...)
-    if count > 0 or self.json then show(self, count, ...) end
-    if count > 0 and (...) ~= nil then self.variables._ = (...) end
-  end
-  finish(chunk(...))
-end
-
 -- An expression, or statements. Returns the chunk, or nil, message, incomplete.
 local function compile(code, env)
   if code:sub(1, 1) == "\27" then return nil, "this is compiled Lua; only source text is accepted" end
@@ -143,7 +120,7 @@ function evaluator.start(client, code, options)
   self.code = code
   local chunk, message, incomplete = compile(code, self.env)
   if not chunk then return incomplete and options.interactive and "incomplete" or "error", message end
-  self.running = slice.new(run, self, chunk)
+  self.running = slice.among(run, self, chunk)
   jit.off(chunk, true)
   return "ok"
 end

@@ -197,6 +197,14 @@ local function activity(value, given)
   return { { field = C.FLOW_QUERY_ACTIVITY, low = id, high = id } }
 end
 
+--- A query without conditions.
+---@return ffi.cdata* struct flow_query *
+function fields.query()
+  local query = api.flow_query_new(place.table())
+  if query == nil then error("flows: out of memory", 0) end
+  return ffi.gc(query, api.flow_query_free)
+end
+
 --- Give a query the conditions that stand in named arguments.
 ---@param query ffi.cdata* struct flow_query *
 ---@param given table
@@ -280,6 +288,32 @@ end
 local function address(a)
   local w = a.word
   return addresses.new(w[0], w[1], w[2], w[3])
+end
+
+local slot_type, slot_size = ffi.typeof("struct flow_slot"), ffi.sizeof("struct flow_slot")
+
+local function copy(slot)
+  local flow = slot_type()
+  ffi.copy(flow, slot, slot_size)
+  return flow
+end
+
+--- A copy of the flow that a row of a query is about; nil: it is not open any more.
+---@param query ffi.cdata* struct flow_query *
+---@param position integer
+---@return ffi.cdata*|nil struct flow_slot
+function fields.row(query, position)
+  local row = api.flow_query_row(query, position)
+  local slot = api.flow_table_slot(place.table(), row.slot)
+  return slot ~= nil and slot.id == row.id and copy(slot) or nil
+end
+
+--- A copy of the open flow of a key.
+---@param key ffi.cdata* const struct flow_key *
+---@return ffi.cdata*|nil struct flow_slot
+function fields.open(key)
+  local slot = api.flow_table_find(place.table(), key)
+  return slot ~= C.FLOW_SLOT_NONE and copy(api.flow_table_slot(place.table(), slot)) or nil
 end
 
 --- An open flow as a plain table.

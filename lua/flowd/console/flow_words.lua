@@ -4,6 +4,8 @@ jit.off(true, true)
 
 local ffi = require("ffi")
 local api = require("flowd.api")
+local fields = require("flowd.console.flow_fields")
+local place = require("flowd.console.place")
 
 local words = {}
 
@@ -72,6 +74,26 @@ function words.event(given, command)
   event.state, event.protocol = event.state or "start", event.protocol or "tcp"
   event.src, event.dst = event.src and tostring(event.src), event.dst and tostring(event.dst)
   return event
+end
+
+local function counter(series) return tonumber(api.counter_get(series).value) end
+
+--- Announce an event.
+---@param event table
+---@return ffi.cdata*|nil flow a copy of the open flow; nil: there is none
+---@return string|nil became what else became of it
+function words.inject(event)
+  local dropped, unmapped = counter("flowd_events_dropped_total"), counter("flowd_events_unmapped_total")
+  local ok, message = place.call("console_inject", event)
+  if not ok then error("inject: " .. message:gsub("^event%.", ""), 0) end
+  local flow = fields.open(words.event_key(event))
+  if flow then return flow end
+  if event.state == "end" then return nil, "ended" end
+  if counter("flowd_events_dropped_total") > dropped then return nil, "dropped by a rule: explain(…) tells which" end
+  if counter("flowd_events_unmapped_total") > unmapped then
+    return nil, "unmapped: its experiment is unset after all rules; it is neither marked nor reported"
+  end
+  return nil, "not opened: stats(\"refused\") may tell why"
 end
 
 --- The end of an open flow.

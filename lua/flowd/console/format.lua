@@ -1,9 +1,14 @@
 -- SPDX-License-Identifier: Apache-2.0
---- Values as people and programs read them. Runs in slices: nothing here is compiled, and what is long is
---- written piece by piece.
+--- Values as people and programs read them. Runs in slices and may be left anywhere: nothing here is compiled,
+--- and what is long is written piece by piece.
 jit.off(true, true)
 
 local ffi = require("ffi")
+local slice = require("flowd.slice")
+
+slice.may_be_left()
+
+local sort = slice.library.table.sort
 
 local format = {}
 
@@ -78,7 +83,7 @@ local function sorted_keys(t)
     if count <= 10000 then keys[count] = key end
   end
   local rank = { number = 1, string = 2 }
-  table.sort(keys, function(a, b)
+  sort(keys, function(a, b)
     local x, y = rank[type(a)] or 3, rank[type(b)] or 3
     if x ~= y then return x < y end
     if x == 3 then return tostring(a) < tostring(b) end
@@ -170,10 +175,7 @@ local function encode_object(value, write, above)
   for _, key in ipairs((sorted_keys(value))) do
     if not first then write(",") end
     first = false
-    -- Not f(g()): a slice that ends between the two calls loses what g gave.
-    local name = tostring(key)
-    name = format.json_string(name)
-    write(name)
+    write(format.json_string(tostring(key)))
     write(":")
     encode(value[key], write, above)
   end
@@ -184,8 +186,7 @@ local json_module
 --- A JSON string.
 function format.json_string(text)
   json_module = json_module or require("flowd.json")
-  local encoded = json_module.encode(text)
-  return encoded
+  return json_module.encode(text)
 end
 
 function encode(value, write, above)
@@ -195,8 +196,7 @@ function encode(value, write, above)
   if kind == "table" then
     local text = not view and custom_text(value)
     if text then
-      local encoded = format.json_string(text)
-      write(encoded)
+      write(format.json_string(text))
       return
     end
     if above[value] then error("a table that contains itself cannot be written as JSON", 0) end
@@ -210,14 +210,11 @@ function encode(value, write, above)
   elseif kind == "nil" then
     write("null")
   elseif kind == "number" then
-    write((value ~= value or math.abs(value) == math.huge) and "null" or (number(value)))
+    write((value ~= value or math.abs(value) == math.huge) and "null" or number(value))
   elseif kind == "boolean" or is_integer64(value) then
-    local text = scalar(value)
-    write(text)
+    write(scalar(value))
   else
-    local text = kind == "string" and value or tostring(value)
-    text = format.json_string(text)
-    write(text)
+    write(format.json_string(kind == "string" and value or tostring(value)))
   end
 end
 
@@ -225,11 +222,7 @@ end
 --- none are null.
 ---@param value any
 ---@param write fun(text: string)
-function format.json(value, write)
-  -- In one go: a slice that ended between g and f of f(g()) would lose what g gave.
-  debug.sethook()
-  encode(value, write, {})
-end
+function format.json(value, write) encode(value, write, {}) end
 
 -- ---- tables in columns ---------------------------------------------------------------
 

@@ -12,8 +12,10 @@ local QUEUE_MAX = 200
 
 ---@class flowd.console.Trace
 ---@field query ffi.cdata* conditions
----@field queue ffi.cdata*[] struct flow_event, copies
----@field missed integer events that came too fast
+---@field queue ffi.cdata*[] struct flow_event, copies, from number `first` on
+---@field first integer
+---@field last integer
+---@field too_many integer events that came too fast
 
 ---@type table<flowd.console.Trace, boolean>
 local active = {}
@@ -26,10 +28,11 @@ local function collect(batch)
     for i = 0, batch.count - 1 do
       local e = batch.event[i]
       if api.flow_query_event(t.query, e) then
-        if #t.queue < QUEUE_MAX then
-          t.queue[#t.queue + 1] = event_type(e)
+        if t.last - t.first < QUEUE_MAX - 1 then
+          t.last = t.last + 1
+          t.queue[t.last] = event_type(e)
         else
-          t.missed = t.missed + 1
+          t.too_many = t.too_many + 1
         end
       end
     end
@@ -58,11 +61,30 @@ typed.on_change(hook)
 ---@param query ffi.cdata* struct flow_query *
 ---@return flowd.console.Trace
 function trace.start(query)
-  local t = { query = query, queue = {}, missed = 0 }
+  local t = { query = query, queue = {}, first = 1, last = 0, too_many = 0 }
   active[t] = true
   place.call("console_tracing", true)
   hook(place.chain())
   return t
+end
+
+--- The oldest event that was not taken yet; nil: there is none.
+---@param t flowd.console.Trace
+---@return ffi.cdata*|nil struct flow_event
+function trace.take(t)
+  local event = t.queue[t.first]
+  if not event then return nil end
+  t.queue[t.first], t.first = nil, t.first + 1
+  return event
+end
+
+--- How many there was no room for, since the last time.
+---@param t flowd.console.Trace
+---@return integer
+function trace.missed(t)
+  local count = t.too_many
+  t.too_many = 0
+  return count
 end
 
 --- And end it.

@@ -23,14 +23,33 @@ local function current()
   return list
 end
 
---- Was the rule of this name typed in?
----@param name string
----@return boolean
-function typed.is(name)
+--- Names of the rules that were typed in.
+---@return table<string, true>
+function typed.names()
+  local names = {}
   for _, rule in ipairs(current()) do
-    if rule.name == name then return is_typed[rule] == true end
+    if is_typed[rule] then names[rule.name] = true end
   end
-  return false
+  return names
+end
+
+--- Switch a rule on or off, and remember it for delta().
+---@param rule flowd.ChainRule
+---@param on boolean
+---@param user string who did it
+---@return boolean changed false: it was so already
+function typed.switch(rule, on, user)
+  if rule.off ~= on then return false end
+  place.chain():switch(rule, on)
+  place.call("console_switch", rule.name, on, user)
+  local key = "switch " .. rule.name
+  if changes.get(key) then
+    changes.set(key, nil)
+  else
+    changes.set(key, ("-- rule %q (%s:%d) is switched %s: %s"):format(rule.name, rule.file, rule.line, on and "on" or "off",
+      on and "it had been switched off by the daemon" or "take it out of the files"))
+  end
+  return true
 end
 
 local function position_of(rules_now, name)
@@ -48,10 +67,10 @@ local listeners = {}
 ---@param fn fun(chain: flowd.Chain)
 function typed.on_change(fn) listeners[#listeners + 1] = fn end
 
--- Compile and use another list of rules; an error when something is wrong with it.
-local function use(wanted)
+-- Compile another list of rules; an error when something is wrong with it. Others run meanwhile.
+local function compile(wanted)
   local inside = place.inside()
-  local loaded, before = inside.config, inside.chain
+  local loaded = inside.config
   local chain, problems = rules.compile(wanted, {
     note = inside.note, registry = loaded.registry, backends = inside.bits, plugins = loaded.values.plugins,
     source_id = function(name) return api.state_name_id(inside.state, name) end,
@@ -61,6 +80,13 @@ local function use(wanted)
     end,
   })
   if not chain then error(table.concat(problems, "\n"), 0) end
+  return chain
+end
+
+-- Use it.
+local function use(chain, wanted)
+  local inside = place.inside()
+  local before = inside.chain
   chain.on_discard = before.on_discard
   for _, rule in ipairs(before.rules) do
     for _, now in ipairs(chain.rules) do
@@ -114,11 +140,23 @@ local function in_files(rule, text, placement, session, replaced)
   return table.concat(comments) .. text:gsub("%s+$", "") .. (text:find(",%s*$") and "" or ",")
 end
 
+-- The session whose rule is being compiled: another's waits, or it would not know of this one.
+local compiling
+
+local function alone(session)
+  while compiling do session:wait(0.005) end
+  compiling = session
+  session:defer(function()
+    if compiling == session then compiling = nil end
+  end)
+end
+
 --- A rule that has been typed in.
 ---@param session flowd.console.Session
 ---@param rule flowd.Rule
 ---@param placement? { before: string?, after: string? }
 function typed.add(session, rule, placement)
+  alone(session)
   local wanted = {}
   for i, other in ipairs(current()) do wanted[i] = other end
   local at = position_of(wanted, rule.name)
@@ -127,9 +165,10 @@ function typed.add(session, rule, placement)
   if placement then at = target(wanted, placement) end
   if type(rule.body) == "function" then jit.on(rule.body, true) end
   table.insert(wanted, at or #wanted + 1, rule)
-  use(wanted)
+  use(compile(wanted), wanted)
   is_typed[rule] = true
   changes.set("rule " .. rule.name, in_files(rule, session.code, placement, session, replaced))
+  compiling = nil
 end
 
 -- Of what was typed.

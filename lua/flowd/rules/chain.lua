@@ -15,6 +15,7 @@ local jit_options = require("flowd.jit_options")
 local log = require("flowd.log")
 local memory_guard = require("flowd.memory_guard")
 local protected = require("flowd.protect").call
+local slice = require("flowd.slice")
 local view = require("flowd.view")
 
 local DROPPED = ffi.C.EVENT_DROPPED
@@ -75,6 +76,7 @@ function chain.new(rules, options)
   }, Chain)
   self.hits = ffi.new("struct counter *[?]", #rules + 1)
   for number, rule in ipairs(rules) do
+    slice.pause()
     local entry = setmetatable({
       number = number, name = rule.name, file = rule.file, line = rule.line, fn = rule.fn, declaration = rule.declaration, off = false,
       hits_counter = counters.get("flowd_rule_hits_total", { rule = rule.name }),

@@ -8,6 +8,7 @@ local ffi = require("ffi")
 local addresses = require("flowd.addresses")
 local api = require("flowd.api")
 local counters = require("flowd.counters")
+local slice = require("flowd.slice")
 
 local index = {}
 
@@ -162,7 +163,10 @@ end
 local function build(group, rules, hits)
   local x = ffi.gc(api.rule_index_new(#group), api.rule_index_free)
   if x == nil then error("rules: out of memory", 0) end
-  for position, number in ipairs(group) do add(x, position - 1, number, rules[number].declaration, hits) end
+  for position, number in ipairs(group) do
+    slice.pause()
+    add(x, position - 1, number, rules[number].declaration, hits)
+  end
   check(api.rule_index_build(x))
   return x
 end
