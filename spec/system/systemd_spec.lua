@@ -2,10 +2,14 @@
 -- The service's unit: systemd understands it, and the daemon can do with what it leaves.
 local cleanup = require("spec.support.cleanup")
 local daemon = require("spec.support.daemon")
+local firefly = require("spec.support.firefly")
+local flow_lines = require("spec.support.flow_lines")
 local marked_it = require("spec.support.marked")
 local netns = require("spec.support.netns")
 local process = require("spec.support.process")
+local service_manager = require("spec.support.service_manager")
 local temp = require("spec.support.temp")
+local udp = require("spec.support.udp")
 
 local UNIT = "packaging/systemd/flowd-lua.service"
 local UID = "54321"
@@ -88,5 +92,46 @@ describe("the systemd unit", function()
     assert.truthy(manager:stdout():find("READY=1", 1, true))
     assert.equal(0, d:stop().code)
     process.wait_for("its end", 10, function() return manager:stdout():find("STOPPING=1", 1, true) end)
+  end)
+end)
+
+describe("the store of descriptors", function()
+  after_each(cleanup.all)
+
+  it("keeps what waits in a pipe while the daemon is killed, and what is written until the next one comes", function()
+    if not netns.available() then return pending("needs root") end
+    local RESTARTS, EACH = 5, 500
+    local a, b = netns.pair()
+    local dir = temp.dir()
+    local sink = udp.open(b, b.address, 10514)
+    local manager = service_manager.new(dir)
+    local d = daemon.start({ namespace = a, dir = dir, prefix = manager.prefix, log_level = "info", config = { backends = {
+      firefly = { to_destination = false, collectors = { ("[%s]:10514"):format(b.address) } } } } })
+    local written = 0
+    local function write(state)
+      d:write(flow_lines.lines(state, a.address, b.address, "atlas 1", written, written + EACH - 1))
+      written = written + EACH
+    end
+    for i = 1, RESTARTS do
+      local pid = tostring(manager:pid())
+      -- It reads no more; these stay in the kernel.
+      process.must({ "kill", "-STOP", pid })
+      write("start")
+      process.must({ "kill", "-KILL", pid })
+      process.wait_for(function() return "its end: " .. d.child:stdout() .. d:log() end, 10, function()
+        return select(2, d.child:stdout():gsub("ended %-9 with 1 descriptors", "")) == i
+      end)
+      -- Nobody runs: writers do not notice.
+      write("start")
+      manager:again()
+      process.wait_for("the next one", 20, function() return select(2, d:log():gsub("is ready", "")) == i + 1 end)
+      d:wait_for_counter("flowd_flows_open", written)
+    end
+    assert.equal(written, select(2, firefly.by_flow(sink:collect(written, 10), "start")))
+    assert.equal(2 * RESTARTS * EACH, written)
+    assert.same({ code = 0 }, d:stop())
+    -- A stop takes the pipe out of the store.
+    assert.is_truthy(d.child:stdout():find("ended 0 with 0 descriptors", 1, true), d.child:stdout())
+    assert.is_false(temp.exists(d.pipe))
   end)
 end)
