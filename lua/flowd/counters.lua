@@ -104,6 +104,9 @@ counters.help = {
   flowd_resolver_failures_total = "Look-ups of a collector's name that gave no address.",
   flowd_rule_errors_total = "Events on which a rule failed: they went on as if it had not matched.",
   flowd_rule_hits_total = "Events on which a rule acted.",
+  flowd_rule_microseconds_total = "Time that a rule took, estimated from a sample of the events. Declared rules that an "
+    .. "index finds (flowd_rules_indexed) have one figure together.",
+  flowd_rule_slow_total = "Times that a rule took more than slow_rule_percent of the daemon's time, looked at every 5 seconds.",
   flowd_rules_index_octets = "Memory of the index of declared rules.",
   flowd_rules_indexed = "Declared rules that are found by the index and not tried one by one.",
   flowd_rules_off = "Rules that are switched off because they kept failing.",

@@ -4,6 +4,7 @@ local jit = require("jit")
 
 ---@class flowd.JitOptions
 ---@field generation integer
+---@field compiling integer
 local options = {}
 
 -- The defaults suit a script with a few hot loops. Rules are many small ones, each with as many
@@ -24,12 +25,15 @@ function options.count_anew() require("jit.opt").start("hotloop=56") end
 
 -- Grows each time LuaJIT throws all machine code away, which it does when a limit is reached.
 options.generation = 0
+-- Grows each time it begins to compile something: time that is not the code's own.
+options.compiling = 0
 
 --- Notice when that happens. LuaJIT tells one listener: whoever listens instead (jit.v, a spec)
 --- calls this afterwards.
 function options.listen()
   jit.attach(function(what)
     if what == "flush" then options.generation = options.generation + 1 end
+    if what == "start" then options.compiling = options.compiling + 1 end
   end, "trace")
 end
 jit.off(options.listen) -- called now and then, and never worth a trace

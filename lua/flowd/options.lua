@@ -55,6 +55,12 @@ options.global = {
     doc = "Memory that rules, maps and timers may use together. A script that asks for more gets an error, and the one "
       .. "that holds most is switched off. A reload needs as much again until the old configuration is gone.",
   }),
+  slow_rule_percent = schema.number({
+    min = 0, max = 100, default = 10, unit = "%",
+    doc = "A rule that takes more of the daemon's time is named in the log, with its time for each event, and counted. "
+      .. "The time of each rule is measured on a sample of the events, which takes at most a thousandth of the time. "
+      .. "0: nothing is measured.",
+  }),
   load_timeout = schema.seconds({
     min = 0.1, max = 3600, default = 30,
     doc = "CPU time that loading this file with all its rules and maps may take. A reload that takes longer is given "

@@ -58,6 +58,7 @@ function load.compile(options)
   memory.set_owner(ffi.cast("const uint32_t *", options.note + ffi.offsetof("struct state_running", "number")))
   local chain, problems = rules.compile(loaded.rules, {
     note = inside.note, registry = loaded.registry, backends = options.bits, plugins = loaded.values.plugins,
+    slow_percent = loaded.values.slow_rule_percent,
     source_id = function(name) return api.state_name_id(inside.state, name) end,
     source_name = function(id)
       local name = api.state_name(inside.state, id)

@@ -34,6 +34,7 @@ end
 ---@field note? ffi.cdata* struct state_running *, see flowd.rules.chain
 ---@field failures_max? integer a rule that fails on so many of
 ---@field failures_window? integer so many events is switched off
+---@field slow_percent? number rules that take more of the daemon's time are named; 0 or nil: it is not measured
 
 -- Everything but the chain: what is wrong, and the rules as chain.new takes them.
 local function prepare(list, options, source_id)
@@ -83,6 +84,7 @@ function rules.compile(list, options)
     registry = options.registry, backends = options.backends, source_name = source_name, source_id = source_id,
     note = options.note,
     failures_max = options.failures_max, failures_window = options.failures_window,
+    slow_percent = options.slow_percent,
   })
 end
 

@@ -6,11 +6,13 @@
 local bit = require("bit")
 local ffi = require("ffi")
 local jit = require("jit")
+local api = require("flowd.api")
 local counters = require("flowd.counters")
 local definition = require("flowd.rules.definition")
 local dry = require("flowd.dry")
 local generate = require("flowd.rules.generate")
 local rule_index = require("flowd.rules.index")
+local timing = require("flowd.rules.timing")
 local jit_options = require("flowd.jit_options")
 local log = require("flowd.log")
 local memory_guard = require("flowd.memory_guard")
@@ -19,6 +21,7 @@ local slice = require("flowd.slice")
 local view = require("flowd.view")
 
 local DROPPED = ffi.C.EVENT_DROPPED
+local now = api.clock_monotonic_ns
 local drop, accept = definition.drop, definition.accept
 local act, cell = view.act, view.cell
 local off_gauge = counters.get("flowd_rules_off")
@@ -36,6 +39,8 @@ Chain.__index = Chain
 ---@field off boolean switched off, because it kept failing or by hand
 ---@field hits integer events on which it acted
 ---@field errors integer events on which it raised
+---@field share? number part of the daemon's time that it took, 0..1, see flowd.rules.timing; nil: not measured
+---@field event_ns? number nanoseconds for each event that came to it
 local ChainRule = {}
 
 local chain = {}
@@ -68,7 +73,8 @@ end
 ---@param rules table[] { name, file, line, fn | declaration }
 ---@param options table registry, backends, source_name; note: struct state_running *, told the
 ---   running rule's number; failures_max, failures_window: a rule that raises on so
----   many of so many events is switched off
+---   many of so many events is switched off; slow_percent: of the daemon's time, rules that take more are named,
+---   0 or nil: time is not measured
 ---@return flowd.Chain
 function chain.new(rules, options)
   local self = setmetatable({
@@ -96,13 +102,16 @@ function chain.new(rules, options)
     flow = view.flow, cell = cell, hits = hits, stop = stop,
   }
   self.index = rule_index.new(self.rules, self.hits)
+  local percent = options.slow_percent or 0
+  if percent > 0 then self.timing = timing.new(self.rules, self.index, percent) end
   self:compile()
   self:prepare()
   return self
 end
 
 function Chain:compile()
-  self.loop, self.rest, self.warm, self.anchors = generate.compile(self.rules, self.shared, self.index.units)
+  self.compiled = generate.compile(self.rules, self.shared, self.index.units)
+  if self.timing then self.timing:follow(self.compiled) end
   self.prepared = nil
 end
 
@@ -110,7 +119,7 @@ end
 -- call of C: were a caller being compiled at this moment, it would get no further than here.
 function Chain:prepare()
   jit_options.count_anew()
-  assert(protected(self.warm))
+  assert(protected(self.compiled.warm))
   self.prepared = jit_options.generation
 end
 
@@ -143,6 +152,7 @@ function Chain:contain(message)
     log.error("rules: internal error on %s: %s", view.describe(e), message)
     return index, #self.rules + 1
   end
+  if self.timing then self.timing:stop() end
   view.undo()
   e.cursor = 0
   if self.trial then return index, number + 1 end
@@ -240,11 +250,48 @@ function Chain:call(rule, e, live)
   return true, acted, verdict and tostring(verdict) or nil
 end
 
--- Behind an error: the rest of the event's rules, then the events after it.
-local function go_on(self, index, from, last)
+-- The rest of an event's rules, then the events after it.
+local function run_rest(self, index, from, last)
   cell.event = self.events + index
-  self.rest(from)
-  self.loop(self.events, index + 1, last)
+  self.compiled.rest(from)
+  self.compiled.loop(self.events, index + 1, last)
+end
+
+-- Behind an error.
+function Chain:go_on(message, last)
+  local index, from = self:contain(trim(message))
+  return protected(run_rest, self, index, from, last)
+end
+
+-- Some events of the batch are measured, step by step.
+local function run_parts(self, last, first, count)
+  local events, loop = self.events, self.compiled.loop
+  loop(events, 0, first - 1)
+  self.timing:run(events, first, first + count - 1)
+  loop(events, first + count, last)
+end
+
+local function run_sampled(self, count, last, sample, first)
+  local before = now()
+  self.index:begin(self.events, count)
+  local begin = now() - before
+  local ok, message = protected(run_parts, self, last, first, sample)
+  while not ok do ok, message = self:go_on(message, last) end
+  self.timing:sampled(begin, sample, count)
+end
+
+-- All events; a sample of them is measured.
+function Chain:run_timed(count, last)
+  local sample, first = self.timing:begin(count)
+  if sample == 0 then
+    self.index:begin(self.events, count)
+    return protected(self.compiled.loop, self.events, 0, last)
+  end
+  return protected(run_sampled, self, count, last, sample, first)
+end
+--- Bring the rules' `share` and `event_ns` up to date.
+function Chain:update_times()
+  if self.timing then self.timing:update() end
 end
 
 --- Run the rules on every event of the batch that has no decision yet.
@@ -256,12 +303,16 @@ function Chain:run(batch)
   if self.prepared ~= jit_options.generation then self:prepare() end
   local last = count - 1
   self.events = ffi.cast("struct flow_event *", batch.event)
-  self.index:begin(self.events, count)
-  local ok, message = protected(self.loop, self.events, 0, last)
-  while not ok do
-    local index, from = self:contain(trim(message))
-    ok, message = protected(go_on, self, index, from, last)
+  local timed = self.timing
+  local ok, message
+  if timed then
+    ok, message = self:run_timed(count, last)
+  else
+    self.index:begin(self.events, count)
+    ok, message = protected(self.compiled.loop, self.events, 0, last)
   end
+  while not ok do ok, message = self:go_on(message, last) end
+  if timed then timed:finish(count) end
   cell.event = nil
   self.seen = self.seen + count
 end

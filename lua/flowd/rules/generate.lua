@@ -190,65 +190,57 @@ end
 
 -- ---- functions -------------------------------------------------------------------
 
--- What a rule's function returns: nil, the next rule's turn; true, a verdict.
-local RULE = [[
+-- A function for each unit, and one that calls them in order. What a unit's function returns: nil, the next
+-- one's turn; true, a verdict.
+local UNITS = [[
 local shared, constants = ...
 local cell, flow, stop, note = shared.cell, shared.flow, shared.stop, shared.note
 local hits, find, copy, run_index = shared.hits, shared.find, shared.copy, shared.run_index
 local band, bor, rshift = shared.band, shared.bor, shared.rshift
 CONSTANTS
-return function()
-LINES
-end]]
+FUNCTIONS
+return function() return (CALLS) end, NAMES]]
 
-local function load_source(source, shared)
-  local constants = #source.names > 0 and ("local %s = unpack(constants)"):format(table.concat(source.names, ", ")) or ""
-  local text = RULE:gsub("%u%u%u+", { CONSTANTS = constants, LINES = table.concat(source.lines, "\n") })
-  local chunk = setfenv(assert(loadstring(text, "=rules")), { unpack = unpack })
-  return chunk(shared, source.values)
-end
-
-local function add_rule(source, number, rule)
-  source:add("do")
-  if rule.fn then add_function(source, number, rule.fn) else add_declaration(source, number, rule.declaration) end
-  source:add("end")
-end
-
+-- Source lines of one unit's function.
 local function add_unit(source, unit, rules)
   if unit.index then
     source:add("if band(cell.event.runs, %d) ~= 0 and run_index(%s, cell.event, %d, %d) ~= 0 then return true end",
       bit.lshift(1, unit.run), source:constant("index", unit.index), unit.from, unit.to)
-  else
-    add_rule(source, unit.first, rules[unit.first])
+    return
   end
+  local number, rule = unit.first, rules[unit.first]
+  if rule.fn then add_function(source, number, rule.fn) else add_declaration(source, number, rule.declaration) end
 end
 
--- The function of one rule.
-local function load_rule(number, rule, shared, anchors)
-  local source = new_source()
-  add_rule(source, number, rule)
-  anchors[number] = source.anchors
-  return load_source(source, shared)
-end
-
--- Functions of TURN_RULES units each.
-local function load_units(units, rules, shared, anchors)
-  local functions, source, count = {}, new_source(), 0
+-- Functions of up to TURN_RULES units each. Steps, in order, get what each unit alone is.
+local function load_units(units, rules, shared, anchors, steps)
+  local functions, source, group = {}, nil, {}
+  local function load_group()
+    local names, bodies = {}, {}
+    for i, lines in ipairs(group) do
+      names[i] = "unit" .. i
+      bodies[i] = ("local function unit%d()\n%s\nend"):format(i, table.concat(lines, "\n"))
+    end
+    local text = UNITS:gsub("%u%u%u%u+", {
+      CONSTANTS = #source.names > 0 and ("local %s = unpack(constants)"):format(table.concat(source.names, ", ")) or "",
+      FUNCTIONS = table.concat(bodies, "\n"), CALLS = table.concat(names, "() or ") .. "()", NAMES = table.concat(names, ", "),
+    })
+    local loaded = { setfenv(assert(loadstring(text, "=rules")), { unpack = unpack })(shared, source.values) }
+    functions[#functions + 1], anchors[#anchors + 1] = loaded[1], source.anchors
+    for i = 1, #group do steps[#steps - #group + i].run = loaded[i + 1] end
+    group = {}
+  end
   for _, unit in ipairs(units) do
     if unit.index or not rules[unit.first].off then
+      if #group == 0 then source = new_source() end
+      source.lines = {}
       add_unit(source, unit, rules)
-      count = count + 1
-      if count == TURN_RULES or #source.names > TURN_CONSTANTS then
-        functions[#functions + 1] = load_source(source, shared)
-        anchors[#anchors + 1] = source.anchors
-        source, count = new_source(), 0
-      end
+      group[#group + 1] = source.lines
+      steps[#steps + 1] = { unit = unit }
+      if #group == TURN_RULES or #source.names > TURN_CONSTANTS then load_group() end
     end
   end
-  if count > 0 then
-    functions[#functions + 1] = load_source(source, shared)
-    anchors[#anchors + 1] = source.anchors
-  end
+  if #group > 0 then load_group() end
   return functions
 end
 
@@ -310,7 +302,7 @@ return function(events, first, last)
     end
     ::done::
   end
-end]]
+end, next_event]]
 
 -- A function that calls others in order.
 local function load_calls(template, functions, pieces, ...)
@@ -335,34 +327,45 @@ local function gather(functions, shared)
   return functions, gathered
 end
 
+---@class flowd.rules.Step a unit that is on
+---@field unit flowd.rules.Unit
+---@field run fun(): boolean? runs it on the event in the cell; true: a verdict
+
+---@class flowd.rules.Compiled
+---@field loop fun(events: ffi.cdata*, first: integer, last: integer) runs all rules on the undecided events
+---@field rest fun(from: integer) runs the rules from a number on, on the event in the cell
+---@field warm fun() has LuaJIT compile the loops; runs no rule
+---@field next_event fun(events: ffi.cdata*, i: integer): boolean puts an event into the cell; false: it is decided
+---@field steps flowd.rules.Step[] the same as loop, one by one
+---@field anchors any keep them as long as the functions
+
 --- Compile rules.
 ---@param rules table[] { fn | declaration, off }
 ---@param shared table of the view: flow, cell; stop(verdict); hits; note
 ---@param units flowd.rules.Unit[] the rules as they are run
----@return fun(events: ffi.cdata*, first: integer, last: integer) loop runs all rules on the undecided events
----@return fun(from: integer) rest runs the rules from a number on, on the event in the cell
----@return fun() warm has LuaJIT compile the loops; runs no rule
----@return any anchors keep them as long as the functions
+---@return flowd.rules.Compiled
 function generate.compile(rules, shared, units)
   local all = {
     find = api.prefix_map_find, run_index = api.rule_index_run, copy = ffi.copy, band = bit.band, bor = bit.bor, rshift = bit.rshift,
     decided = bit.bor(DECIDED, DROPPED),
   }
   for name, value in pairs(shared) do all[name] = value end
-  local anchors, single, single_anchors = {}, {}, {}
-  local functions = load_units(units, rules, all, anchors)
-  if #functions == 0 then return function() end, function() end, function() end, anchors end
+  local anchors, steps = {}, {}
+  local functions = load_units(units, rules, all, anchors, steps)
+  if #steps == 0 then
+    local function nothing() end
+    return { loop = nothing, rest = nothing, warm = nothing, next_event = nothing, steps = steps, anchors = anchors }
+  end
   local gathered, pieces = gather(functions, all)
-  local loop = load_calls(LOOP, gathered, pieces, all, gathered)
+  local loop, next_event = load_calls(LOOP, gathered, pieces, all, gathered)
   -- Needed only behind an error.
   local function rest(from)
-    for _, unit in ipairs(units) do
-      local number = unit.first
+    for _, step in ipairs(steps) do
+      local unit = step.unit
       if unit.last >= from and unit.index then
-        if api.rule_index_run(unit.index, all.cell.event, unit.from + math.max(from - number, 0), unit.to) ~= 0 then return end
-      elseif number >= from and not rules[number].off then
-        single[number] = single[number] or load_rule(number, rules[number], all, single_anchors)
-        if single[number]() then return end
+        if api.rule_index_run(unit.index, all.cell.event, unit.from + math.max(from - unit.first, 0), unit.to) ~= 0 then return end
+      elseif unit.first >= from and step.run() then
+        return
       end
     end
   end
@@ -375,7 +378,7 @@ function generate.compile(rules, shared, units)
     cell.live = true
     cell.event = nil
   end
-  return loop, rest, warm, anchors
+  return { loop = loop, rest = rest, warm = warm, next_event = next_event, steps = steps, anchors = anchors }
 end
 
 return generate
