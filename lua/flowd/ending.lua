@@ -13,8 +13,11 @@ local READ_SECONDS = 0.5 -- for what waits in pipes when we leave
 
 local ending = {}
 
--- Backends whose queues are not empty get turns of the loop until the deadline.
-local function finish_backends(self, deadline_ns)
+--- Backends whose queues are not empty get turns of the loop until the deadline.
+---@param self table flowd.daemon's
+---@param deadline_ns ffi.cdata* of clock_monotonic_ns
+---@return integer messages that are left
+function ending.finish_backends(self, deadline_ns)
   local function pending()
     local total = 0
     for _, backend in ipairs(self.backends) do
@@ -53,7 +56,7 @@ function ending.leave(self)
   self.sockets:close()
   self.console:close(true)
   read_inputs(self)
-  local unsent = finish_backends(self, api.clock_monotonic_ns() + ffi.cast("uint64_t", self.values.stop_deadline * 1e9))
+  local unsent = ending.finish_backends(self, api.clock_monotonic_ns() + ffi.cast("uint64_t", self.values.stop_deadline * 1e9))
   if unsent > 0 then log.error("stop_deadline: %d fireflies were not sent", unsent) end
   log.info("%d open flows are left to the next start", api.flow_table_count(self.table))
   api.watchdog_stop()
@@ -78,7 +81,7 @@ function ending.stop(self)
   if self.pipeline then
     self.flush_emitted()
     local ended, left = self.pipeline:drain(deadline_ns)
-    local unsent = finish_backends(self, deadline_ns)
+    local unsent = ending.finish_backends(self, deadline_ns)
     log.info("ended %d open flows", ended)
     if left > 0 then log.error("stop_deadline: %d flows were left without an end", left) end
     if unsent > 0 then log.error("stop_deadline: %d fireflies were not sent", unsent) end

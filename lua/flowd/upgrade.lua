@@ -2,6 +2,7 @@
 --- SIGUSR2: the binary at our path, a newer one perhaps, takes the place of this process.
 local ffi = require("ffi")
 local api = require("flowd.api")
+local ending = require("flowd.ending")
 local log = require("flowd.log")
 local snapshot = require("flowd.snapshot")
 local subprocess = require("flowd.subprocess")
@@ -23,7 +24,7 @@ function upgrade.start(daemon)
       log.write("error", "%s", output)
       return
     end
-    daemon:finish_backends(api.clock_monotonic_ns() + ffi.cast("uint64_t", FLUSH_SECONDS * 1e9))
+    ending.finish_backends(daemon, api.clock_monotonic_ns() + ffi.cast("uint64_t", FLUSH_SECONDS * 1e9))
     log.info("SIGUSR2: handing over to %s", argv[1])
     snapshot.withdraw() -- it was asked to: it reads the files
     api.notify_send("RELOADING=1")
