@@ -218,10 +218,12 @@ $(GEN)/embedded.c: $(LUA_SRC) $(GEN)/cdef.lua scripts/build/embed.lua Makefile
 ifeq ($(EBPF),1)
 # Debian's clang looks for asm/ headers of its own target, which BPF has not.
 BPF_INCLUDES := -I/usr/include/$(shell $(CC) -print-multiarch 2>/dev/null)
-$(BUILD)/bpf/%.bpf.o: bpf/%.bpf.c $(wildcard bpf/*.h) src/flow_abi.h Makefile
+# Does the processor read memory in another order than the program says?
+BPF_ORDER := -DANY_ORDER=$(if $(filter x86_64-% i%86-%,$(shell $(CC) -dumpmachine 2>/dev/null)),0,1)
+$(BUILD)/bpf/%.bpf.o: bpf/%.bpf.c $(wildcard bpf/*.h) src/flow_abi.h src/marker_flows.h Makefile
 	@mkdir -p $(@D)
 	@echo "  BPF     $<"
-	@$(CLANG) -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Werror -Isrc -Ibpf $(BPF_INCLUDES) -c -o $@ $<
+	@$(CLANG) -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Werror -Isrc -Ibpf $(BPF_INCLUDES) $(BPF_ORDER) -c -o $@ $<
 	@llvm-strip -g $@
 
 $(GEN)/%.skel.h: $(BUILD)/bpf/%.bpf.o

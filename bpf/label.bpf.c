@@ -41,9 +41,10 @@ struct {
 	__type(value, __u32);
 } writers SEC(".maps");
 
-/* Local ports that a marked flow has, a bit each: nearly every packet of no marked flow is passed on
- * after a look at it. A bit is set before the flow's mark is there and cleared after it is gone. */
-__u64 local_ports[65536 / 64];
+/* Local ports that a marked flow has, a bit each, by number as it is in packets: nearly every packet of no
+ * marked flow is passed on after a look at it. A bit is set before the flow's mark is there and cleared
+ * after it is gone. */
+__u8 local_ports[65536 / 8];
 __u64 seed;	/* of the hash */
 __u64 deadline; /* of the lease, in jiffies; 0: none */
 __u64 jiffies;	/* for the daemon: when it last asked */
@@ -53,11 +54,14 @@ __u64 jiffies;	/* for the daemon: when it last asked */
 __u16 classes[MARKER_COUNTS];
 __u64 counted[2 * MARKER_COUNTS];
 
-const volatile __u32 bucket_mask;     /* buckets - 1 */
+const volatile __u32 entry_mask;      /* entries - 1 */
 const volatile __u32 entries_from;    /* number of the element that is entry 0 */
 const volatile bool kernel_context;   /* kernel.h works here */
 const volatile bool headers_pointers; /* headers.h */
-const volatile bool any_order;	      /* memory is not read in the order of the program */
+
+/* What is nearly always so is laid out in one piece, and its code in few lines of the cache. */
+#define likely(x)   __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
 
 static __always_inline struct marker_cpu *this_cpu(void)
 {
@@ -86,14 +90,10 @@ static __always_inline int count(__u32 kind)
 	return TC_ACT_UNSPEC;
 }
 
+/* `port` as it is in the packet. */
 static __always_inline bool port_has_flow(__u16 port)
 {
-	__u32 index = port / 64;
-
-	/* The verifier of older kernels does not see that a swapped 16-bit port is below 65,536;
-	 * the compiler does, and would drop the mask. */
-	asm volatile("" : "+r"(index));
-	return local_ports[index & 1023] >> (port % 64) & 1;
+	return local_ports[port / 8] >> (port % 8) & 1;
 }
 
 /* Padding behind a short packet is not its ports, which are `before` octets into the payload. Payload
@@ -114,12 +114,10 @@ struct packet {
 	__u32 word; /* the first of its IPv6 header, at octet `network` */
 };
 
-static __always_inline __u64 tags_match(__u32 bucket, __u32 tag)
+/* Of protocols 6 and 17: MARKER_WORD_UDP or 0. */
+static __always_inline __u32 word_udp(__u32 protocol)
 {
-	__u32 line = bucket / 8;
-	__u64 *tags = bpf_map_lookup_elem(&flows, &line);
-
-	return tags ? marker_tags_match(tags[bucket % 8], tag) : 0;
+	return (protocol & 0x10) * (MARKER_WORD_UDP / 0x10);
 }
 
 /* What is read through the result is read after `value`, also by a processor that reads in any order: it
@@ -127,7 +125,7 @@ static __always_inline __u64 tags_match(__u32 bucket, __u32 tag)
 static __always_inline const volatile struct marker_entry *after(const struct marker_entry *entry,
 								 __u64 value)
 {
-	if (!any_order)
+	if (!ANY_ORDER)
 		return entry;
 	asm volatile("%0 &= 0" : "+r"(value));
 	return (const volatile void *)entry + value;
@@ -138,45 +136,80 @@ static __always_inline bool entry_is(struct marker_entry *entry, const struct pa
 {
 	__u32 seen = *(volatile __u32 *)&entry->word;
 	const volatile struct marker_entry *e = after(entry, seen);
-	__u64 differ = (e->src[0] ^ p->at->src[0]) | (e->src[1] ^ p->at->src[1]) |
-		       (e->dst[0] ^ p->at->dst[0]) | (e->dst[1] ^ p->at->dst[1]) | (e->ports ^ p->ports) |
-		       ((seen & MARKER_WORD_UDP) ^ p->udp);
+	__u64 differ = e->ports ^ p->ports;
 
+	/* Nearly every other flow has other ones. A branch keeps no order. */
+	if (!ANY_ORDER && differ)
+		return false;
+	differ |= (e->src[0] ^ p->at->src[0]) | (e->src[1] ^ p->at->src[1]) | (e->dst[0] ^ p->at->dst[0]) |
+		  (e->dst[1] ^ p->at->dst[1]) | ((seen & MARKER_WORD_UDP) ^ p->udp);
 	*word = after(entry, differ)->word;
 	return !(differ | ((seen ^ *word) >> MARKER_GENERATION_SHIFT)) && (*word & MARKER_WORD_LABEL);
 }
 
-static __always_inline struct marker_entry *find_in(__u32 bucket, __u32 tag, const struct packet *p,
-						    __u32 *word)
+static __always_inline struct marker_entry *entry_at(__u32 at)
 {
-	__u64 match = tags_match(bucket, tag);
+	__u32 index = entries_from + at;
 
-	/* Not a loop, with which the verifier takes its time. */
-#pragma clang loop unroll(full)
-	for (int i = 0; i < MARKER_TAG_SHARED; i++) {
-		struct marker_entry *entry;
-		__u32 index;
+	return bpf_map_lookup_elem(&flows, &index);
+}
 
-		if (!match)
-			return NULL;
-		index = entries_from + bucket * MARKER_BUCKET + marker_tags_first(match);
-		entry = bpf_map_lookup_elem(&flows, &index);
-		if (!entry)
-			return NULL;
-		if (entry_is(entry, p, word))
-			return entry;
-		match &= match - 1;
-	}
-	return NULL;
+/* The tags of 8 buckets. */
+static __always_inline __u64 *tags_of(__u32 bucket)
+{
+	__u32 line = bucket / 8;
+
+	return bpf_map_lookup_elem(&flows, &line);
+}
+
+/* The entry, if it is the packet's flow's. */
+static __always_inline struct marker_entry *entry_of(__u32 at, const struct packet *p, __u32 *word)
+{
+	struct marker_entry *entry = entry_at(at);
+
+	return entry && entry_is(entry, p, word) ? entry : NULL;
+}
+
+/* Among the entries of a bucket. */
+static __always_inline struct marker_entry *find_in(__u32 bucket, __u64 tags, __u32 tag,
+						    const struct packet *p, __u32 *word)
+{
+	__u64 match = marker_tags_match(tags, tag);
+	struct marker_entry *entry;
+
+	_Static_assert(MARKER_TAG_SHARED == 3, "so many are looked at");
+	if (likely(!match))
+		return NULL;
+	entry = entry_of(bucket * MARKER_BUCKET + marker_tags_first(match), p, word);
+	match &= match - 1;
+	if (entry || !match)
+		return entry;
+	entry = entry_of(bucket * MARKER_BUCKET + marker_tags_first(match), p, word);
+	match &= match - 1;
+	if (entry || !match)
+		return entry;
+	return entry_of(bucket * MARKER_BUCKET + marker_tags_first(match), p, word);
 }
 
 static __always_inline struct marker_entry *find(const struct packet *p, __u32 *word)
 {
 	__u64 hash = marker_hash(p->at->src, p->at->dst, p->ports, p->udp, seed);
-	__u32 bucket = marker_bucket(hash) & bucket_mask, tag = marker_tag(hash);
-	struct marker_entry *entry = find_in(bucket, tag, p, word);
+	__u32 own = marker_own(hash) & entry_mask, bucket = own / MARKER_BUCKET;
+	struct marker_entry *entry = entry_of(own, p, word);
+	__u64 *line, tags;
 
-	return entry ? entry : find_in(marker_bucket_other(hash) & bucket_mask, tag, p, word);
+	if (likely(entry))
+		return entry;
+	line = tags_of(bucket);
+	if (!line)
+		return NULL;
+	tags = line[bucket % 8];
+	entry = find_in(bucket, tags, marker_tag(hash), p, word);
+	if (entry || likely(!marker_tags_elsewhere(tags)))
+		return entry;
+	bucket = marker_bucket_other(hash) & entry_mask / MARKER_BUCKET;
+	line = tags_of(bucket);
+	return line ? find_in(bucket, line[bucket % 8], marker_tag(hash), p, word) : NULL;
 }
 
 /* -- the socket ----------------------------------------------------------------------- */
@@ -214,30 +247,6 @@ static __always_inline bool socket_is_of_flow(struct marker_entry *entry, __u32 
 
 /* -- marking -------------------------------------------------------------------------- */
 
-/* A packet from a port that some marked flow has: its flow's mark is to be written, or (NULL) why not. */
-static __always_inline struct marker_entry *mark_of(struct __sk_buff *skb, struct packet *p, __u64 *cookie,
-						    __u32 *why)
-{
-	struct marker_entry *entry;
-	__u32 word = 0;
-
-	*why = MARKER_MISSED;
-	entry = find(p, &word);
-	if (!entry)
-		return NULL;
-	*why = MARKER_EXPIRED;
-	if (deadline && bpf_jiffies64() > deadline)
-		return NULL;
-	/* A UDP port's datagrams may come from several sockets. */
-	*cookie = p->udp ? 0 : socket_cookie(skb);
-	*why = MARKER_REUSED;
-	if (*cookie && !socket_is_of_flow(entry, word, *cookie))
-		return NULL;
-	/* Version and traffic class (DSCP, ECN) share the word with the label: they stay. */
-	p->word = (p->word & bpf_htonl(0xFFF00000)) | bpf_htonl(word & MARKER_WORD_LABEL);
-	return entry;
-}
-
 /* A packet is marked (sign 1), or was not after all (-1). `alone`: no other CPU sends one of this flow, for
  * its socket is locked. */
 static __always_inline void count_marked(struct __sk_buff *skb, struct marker_cpu *cpu,
@@ -263,38 +272,53 @@ static __always_inline void count_marked(struct __sk_buff *skb, struct marker_cp
 	}
 }
 
-/* By what label_write knows its packet. */
-static __always_inline __u64 packet_print(__u64 dst, __u32 ports)
+static __always_inline int count_at(struct marker_cpu *cpu, __u32 kind)
 {
-	return dst ^ (__u64)ports << 32;
+	cpu->count[unknown(cpu, kind) & (MARKER_COUNTS - 1)].packets++;
+	return TC_ACT_UNSPEC;
 }
 
-static __always_inline int label_store(struct __sk_buff *skb, struct packet *p, bool plain)
+static __always_inline bool is_expired(void)
+{
+	__u64 end = *(volatile __u64 *)&deadline;
+
+	return end && bpf_jiffies64() > end;
+}
+
+/* A packet from a port that some marked flow has. */
+static __always_inline int label_store(struct __sk_buff *skb, const struct packet *p, bool plain)
 {
 	struct marker_cpu *cpu = this_cpu();
 	struct marker_entry *entry;
 	__u64 cookie = 0;
-	__u32 why;
+	__u32 word = 0;
 
 	if (!cpu)
 		return TC_ACT_UNSPEC;
-	entry = mark_of(skb, p, &cookie, &why);
-	if (!entry) {
-		cpu->count[unknown(cpu, why) & (MARKER_COUNTS - 1)].packets++;
-		return TC_ACT_UNSPEC;
-	}
+	entry = find(p, &word);
+	if (!entry)
+		return count_at(cpu, MARKER_MISSED);
+	if (unlikely(is_expired()))
+		return count_at(cpu, MARKER_EXPIRED);
+	/* A UDP port's datagrams may come from several sockets. */
+	if (!p->udp)
+		cookie = socket_cookie(skb);
+	if (cookie && !socket_is_of_flow(entry, word, cookie))
+		return count_at(cpu, MARKER_REUSED);
 	count_marked(skb, cpu, entry, p->network, cookie != 0, 1);
+	/* Version and traffic class (DSCP, ECN) share the word with the label: they stay. */
+	word = (p->word & bpf_htonl(0xFFF00000)) | bpf_htonl(word & MARKER_WORD_LABEL);
 	/* A direct write would cost every packet of the host: the kernel then puts a check for cloned
 	 * packets in front of the program, which also drops the packet when it is out of memory. */
 	if (plain && kernel_context && !kernel_skb_cloned(kernel_skb(skb))) {
-		cpu->write.word = p->word;
-		cpu->write.print = packet_print(p->at->dst[1], p->ports);
+		cpu->write.word = word;
+		cpu->write.packet = (long)skb;
 		bpf_tail_call_static(skb, &writers, 0);
 		/* It is not there. */
 	}
-	if (bpf_skb_store_bytes(skb, p->network, &p->word, sizeof(p->word), BPF_F_RECOMPUTE_CSUM)) {
+	if (bpf_skb_store_bytes(skb, p->network, &word, sizeof(word), BPF_F_RECOMPUTE_CSUM)) {
 		count_marked(skb, cpu, entry, p->network, cookie != 0, -1);
-		cpu->count[MARKER_WRITE].packets++;
+		return count_at(cpu, MARKER_WRITE);
 	}
 	return TC_ACT_UNSPEC;
 }
@@ -320,7 +344,7 @@ __attribute__((noinline)) int label_flow(struct __sk_buff *skb, __u32 network, _
 	if (!headers_load(skb, transport, sizeof(ports), &ports))
 		return count(MARKER_TRUNCATED);
 	p.ports = *(const __u32 *)&ports;
-	if (!port_has_flow(bpf_ntohs(ports.source)))
+	if (!port_has_flow(ports.source))
 		return count(MARKER_MISSED);
 	if (!headers_load(skb, network, sizeof(ip), &ip) ||
 	    !ports_in_payload(transport - network - HEADERS_IPV6_SIZE, ip.payload_length))
@@ -329,7 +353,7 @@ __attribute__((noinline)) int label_flow(struct __sk_buff *skb, __u32 network, _
 	if (!headers_load(skb, network + sizeof(ip), sizeof(addresses), &addresses))
 		return count(MARKER_TRUNCATED);
 	p.at = &addresses;
-	p.udp = protocol == FLOW_UDP ? MARKER_WORD_UDP : 0;
+	p.udp = word_udp(protocol);
 	p.network = network;
 	return label_store(skb, &p, false);
 }
@@ -351,13 +375,13 @@ static __always_inline int label_plain(struct __sk_buff *skb, __u32 link, const 
 	struct packet p;
 
 	/* Most come from a port that no marked flow has. */
-	if (!port_has_flow(bpf_ntohs(plain->ports.source)))
+	if (!port_has_flow(plain->ports.source))
 		return count(MARKER_MISSED);
 	if (!ports_in_payload(0, plain->ip.payload_length))
 		return count(MARKER_TRUNCATED);
 	p.at = &plain->addresses;
 	p.ports = *(const __u32 *)&plain->ports;
-	p.udp = plain->ip.next == FLOW_UDP ? MARKER_WORD_UDP : 0;
+	p.udp = word_udp(plain->ip.next);
 	p.network = link;
 	p.word = plain->ip.version_class_label;
 	return label_store(skb, &p, link == HEADERS_ETHERNET);
@@ -394,13 +418,12 @@ int label_bare(struct __sk_buff *skb)
 SEC("tc")
 int label_write(struct __sk_buff *skb)
 {
-	struct headers_plain *plain = (void *)(long)skb->data + HEADERS_ETHERNET;
+	struct headers_ipv6 *ip = (void *)(long)skb->data + HEADERS_ETHERNET;
 	struct marker_cpu *cpu = this_cpu();
 
 	/* On a real-time kernel another packet may have come between. */
-	if (cpu && (void *)(&plain->ports + 1) <= (void *)(long)skb->data_end &&
-	    packet_print(plain->addresses.dst[1], *(__u32 *)&plain->ports) == cpu->write.print)
-		plain->ip.version_class_label = cpu->write.word;
+	if (cpu && (void *)(ip + 1) <= (void *)(long)skb->data_end && (long)skb == (long)cpu->write.packet)
+		ip->version_class_label = cpu->write.word;
 	return TC_ACT_UNSPEC;
 }
 

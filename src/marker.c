@@ -274,6 +274,11 @@ void marker_forget_sockets(struct marker *m)
 	}
 }
 
+uint32_t marker_faults(const struct marker *m)
+{
+	return marker_flows_faults(&m->table.flows);
+}
+
 int marker_run(struct marker *m, bool ethernet, struct marker_packet_run *run)
 {
 	struct bpf_test_run_opts opts = {.sz = sizeof(opts),

@@ -153,6 +153,10 @@ FFI_EXPORT int marker_flow_usage(const struct marker *m, const struct flow_key *
  * and what is forwarded (bytes_sent, EVENT_HAS_SENT). */
 FFI_EXPORT void marker_fill_usage(const struct marker *m, struct flow_event *events, uint32_t count);
 
+/* For tests: entries of the table that are out of their place, and buckets that do not tell how many of
+ * theirs are elsewhere. */
+FFI_EXPORT uint32_t marker_faults(const struct marker *m);
+
 /* Memory of the kernel's that the table takes, in octets, and for how many flows it has room. */
 FFI_EXPORT uint64_t marker_memory(const struct marker *m);
 FFI_EXPORT uint32_t marker_room(const struct marker *m);

@@ -2,6 +2,7 @@
 /* marker_flows.c - the table that daemon and program share: mapped, searched, changed entry by entry. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -12,7 +13,8 @@ _Static_assert(sizeof(struct marker_entry) == MARKER_ENTRY_SIZE, "an entry is a 
 
 enum {
 	WORDS_IN_ELEMENT = MARKER_ENTRY_SIZE / sizeof(uint64_t),
-	BUCKET_SHARED = 6, /* with so many entries the other bucket is looked at too */
+	BUCKET_SHARED = 6,   /* with so many entries the other bucket is looked at too */
+	ELSEWHERE_MAX = 255, /* more are not counted, nor is it ever less then */
 };
 
 uint32_t marker_flows_elements(uint32_t capacity)
@@ -44,7 +46,6 @@ int marker_flows_map(struct marker_flows *f, int fd, uint32_t capacity, uint64_t
 	f->tags = (uint64_t *)(void *)base;
 	f->entries = (struct marker_entry *)(void *)(base + capacity);
 	f->capacity = capacity;
-	f->bucket_mask = capacity / MARKER_BUCKET - 1;
 	f->seed = seed;
 	return 0;
 }
@@ -90,61 +91,97 @@ static uint32_t find_in(const struct marker_flows *f, uint32_t bucket, uint32_t 
 	return MARKER_NOWHERE;
 }
 
+static uint32_t own_entry(const struct marker_flows *f, uint64_t hash)
+{
+	return marker_own(hash) & (f->capacity - 1);
+}
+
+static uint32_t own_bucket(const struct marker_flows *f, uint64_t hash)
+{
+	return own_entry(f, hash) / MARKER_BUCKET;
+}
+
+static uint32_t other_bucket(const struct marker_flows *f, uint64_t hash)
+{
+	return marker_bucket_other(hash) & (f->capacity / MARKER_BUCKET - 1);
+}
+
 uint32_t marker_flows_find(const struct marker_flows *f, const struct flow_key *key)
 {
 	struct marker_entry wanted;
-	uint32_t bucket, tag, at;
+	uint32_t tag, at;
 	uint64_t hash;
 
 	entry_key(&wanted, key);
 	hash = entry_hash(f, &wanted);
-	bucket = marker_bucket(hash) & f->bucket_mask;
 	tag = marker_tag(hash);
-	at = find_in(f, bucket, tag, &wanted);
+	at = find_in(f, own_bucket(f, hash), tag, &wanted);
 	if (at == MARKER_NOWHERE)
-		at = find_in(f, marker_bucket_other(hash) & f->bucket_mask, tag, &wanted);
+		at = find_in(f, other_bucket(f, hash), tag, &wanted);
 	return at;
 }
 
-/* Where in a bucket there is room for a tag, and how many entries it has. */
-static uint32_t free_in(const struct marker_flows *f, uint32_t bucket, uint32_t wanted, int *used)
+static uint32_t tag_at(const struct marker_flows *f, uint32_t at)
 {
-	uint32_t at = MARKER_NOWHERE;
-	int same = 0;
+	return f->tags[at / MARKER_BUCKET] >> at % MARKER_BUCKET * 8 & MARKER_TAG;
+}
 
-	*used = 0;
-	for (uint32_t i = MARKER_BUCKET; i-- > 0;) {
-		uint32_t tag = f->tags[bucket] >> 8 * i & 0xFF;
+/* Where in a bucket there is room for a tag, at `first` if it is there, and how many entries it has. */
+static uint32_t free_in(const struct marker_flows *f, uint32_t bucket, uint32_t tag, uint32_t first,
+			int *used)
+{
+	uint64_t tags = f->tags[bucket], rooms = marker_tags_match(tags, 0);
+	uint32_t wanted = first - bucket * MARKER_BUCKET;
 
-		same += tag == wanted;
-		if (tag)
-			++*used;
-		else
-			at = bucket * MARKER_BUCKET + i;
-	}
-	return same < MARKER_TAG_SHARED ? at : MARKER_NOWHERE;
+	*used = MARKER_BUCKET - __builtin_popcountll(rooms);
+	if (!rooms || __builtin_popcountll(marker_tags_match(tags, tag)) >= MARKER_TAG_SHARED)
+		return MARKER_NOWHERE;
+	if (wanted < MARKER_BUCKET && rooms >> wanted * 8 & 0x80)
+		return first;
+	return bucket * MARKER_BUCKET + marker_tags_first(rooms);
 }
 
 static uint32_t free_for(const struct marker_flows *f, uint64_t hash)
 {
-	uint32_t bucket = marker_bucket(hash) & f->bucket_mask, tag = marker_tag(hash);
+	uint32_t own = own_entry(f, hash), tag = marker_tag(hash);
 	int used, used_other;
-	uint32_t at = free_in(f, bucket, tag, &used), other;
+	uint32_t at = free_in(f, own / MARKER_BUCKET, tag, own, &used), other;
 
 	if (at != MARKER_NOWHERE && used < BUCKET_SHARED)
 		return at;
-	other = free_in(f, marker_bucket_other(hash) & f->bucket_mask, tag, &used_other);
+	other = free_in(f, other_bucket(f, hash), tag, MARKER_NOWHERE, &used_other);
 	return at == MARKER_NOWHERE || (other != MARKER_NOWHERE && used_other < used) ? other : at;
 }
 
-/* The tag of an entry: the first is the lowest octet of its word. */
-static uint8_t *tag_at(const struct marker_flows *f, uint32_t at)
+static void tags_store(struct marker_flows *f, uint32_t bucket, uint64_t tags)
 {
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-	return (uint8_t *)f->tags + (at ^ (MARKER_BUCKET - 1));
-#else
-	return (uint8_t *)f->tags + at;
-#endif
+	__atomic_store_n(&f->tags[bucket], tags, __ATOMIC_RELEASE);
+}
+
+static void tag_store(struct marker_flows *f, uint32_t at, uint64_t tag)
+{
+	uint32_t bucket = at / MARKER_BUCKET, shift = at % MARKER_BUCKET * 8;
+
+	tags_store(f, bucket, (f->tags[bucket] & ~((uint64_t)MARKER_TAG << shift)) | tag << shift);
+}
+
+/* How many flows of a bucket are in other ones, the eighth bits of its word; ELSEWHERE_MAX: or more. */
+static uint32_t elsewhere(const struct marker_flows *f, uint32_t bucket)
+{
+	uint32_t count = 0;
+
+	for (int i = 0; i < MARKER_BUCKET; i++)
+		count |= (uint32_t)(f->tags[bucket] >> (8 * i + 7) & 1) << i;
+	return count;
+}
+
+static void elsewhere_store(struct marker_flows *f, uint32_t bucket, uint32_t count)
+{
+	uint64_t tags = f->tags[bucket] & MARKER_TAG * 0x0101010101010101ULL;
+
+	for (int i = 0; i < MARKER_BUCKET; i++)
+		tags |= (uint64_t)(count >> i & 1) << (8 * i + 7);
+	tags_store(f, bucket, tags);
 }
 
 static uint32_t next_generation(uint32_t word)
@@ -159,13 +196,16 @@ static void put(struct marker_flows *f, uint32_t at, const struct marker_entry *
 		uint64_t identity, uint64_t hash)
 {
 	struct marker_entry *e = &f->entries[at];
+	uint32_t own = own_bucket(f, hash);
 
 	memcpy(e, from, offsetof(struct marker_entry, word));
 	e->identity = identity;
 	e->packets = from->packets;
 	e->octets = from->octets;
 	__atomic_store_n(&e->word, word, __ATOMIC_RELEASE);
-	__atomic_store_n(tag_at(f, at), (uint8_t)marker_tag(hash), __ATOMIC_RELEASE);
+	if (own != at / MARKER_BUCKET && elsewhere(f, own) < ELSEWHERE_MAX)
+		elsewhere_store(f, own, elsewhere(f, own) + 1);
+	tag_store(f, at, marker_tag(hash));
 	f->used++;
 }
 
@@ -209,11 +249,64 @@ void marker_flows_forget_socket(struct marker_flows *f, uint32_t at)
 
 void marker_flows_remove(struct marker_flows *f, uint32_t at)
 {
+	uint32_t own = own_bucket(f, entry_hash(f, &f->entries[at])), count = elsewhere(f, own);
+
+	marker_flows_discard(f, at);
+	if (own != at / MARKER_BUCKET && count > 0 && count < ELSEWHERE_MAX)
+		elsewhere_store(f, own, count - 1);
+}
+
+void marker_flows_discard(struct marker_flows *f, uint32_t at)
+{
 	struct marker_entry *e = &f->entries[at];
 
-	__atomic_store_n(tag_at(f, at), 0, __ATOMIC_RELEASE);
+	tag_store(f, at, 0);
 	__atomic_store_n(&e->word, e->word & ~((1U << MARKER_GENERATION_SHIFT) - 1), __ATOMIC_RELEASE);
 	f->used--;
+}
+
+/* Of each bucket, how many of its flows are in other ones. NULL: out of memory. */
+static uint8_t *count_elsewhere(const struct marker_flows *f)
+{
+	uint8_t *count = calloc(f->capacity / MARKER_BUCKET, 1);
+
+	for (uint32_t at = 0; count && at < f->capacity; at++) {
+		uint32_t own;
+
+		if (!marker_flows_taken(f, at))
+			continue;
+		own = own_bucket(f, entry_hash(f, &f->entries[at]));
+		if (own != at / MARKER_BUCKET && count[own] < ELSEWHERE_MAX)
+			count[own]++;
+	}
+	return count;
+}
+
+int marker_flows_recount(struct marker_flows *f)
+{
+	uint8_t *count = count_elsewhere(f);
+
+	if (!count)
+		return -ENOMEM;
+	for (uint32_t bucket = 0; bucket < f->capacity / MARKER_BUCKET; bucket++)
+		elsewhere_store(f, bucket, count[bucket]);
+	free(count);
+	return 0;
+}
+
+uint32_t marker_flows_faults(const struct marker_flows *f)
+{
+	uint8_t *count = count_elsewhere(f);
+	uint32_t faults = !count, used = 0;
+
+	for (uint32_t bucket = 0; count && bucket < f->capacity / MARKER_BUCKET; bucket++)
+		faults += elsewhere(f, bucket) != count[bucket];
+	for (uint32_t at = 0; at < f->capacity; at++) {
+		used += marker_flows_taken(f, at);
+		faults += marker_flows_taken(f, at) && !marker_flows_valid(f, at);
+	}
+	free(count);
+	return faults + (used != f->used);
 }
 
 bool marker_flows_read(const struct marker_flows *f, uint32_t at, struct marker_mark *out)
@@ -223,7 +316,7 @@ bool marker_flows_read(const struct marker_flows *f, uint32_t at, struct marker_
 	uint64_t identity;
 	uint16_t ports[2];
 
-	if (!*tag_at(f, at) || !(word & MARKER_WORD_LABEL))
+	if (!tag_at(f, at) || !(word & MARKER_WORD_LABEL))
 		return false;
 	memset(out, 0, sizeof(*out));
 	memcpy(out->key.src.half, e->src, sizeof(e->src));
@@ -249,15 +342,15 @@ bool marker_flows_valid(const struct marker_flows *f, uint32_t at)
 {
 	const struct marker_entry *e = &f->entries[at];
 	uint64_t hash = entry_hash(f, e);
-	uint32_t bucket = marker_bucket(hash) & f->bucket_mask, here = at / MARKER_BUCKET;
+	uint32_t here = at / MARKER_BUCKET;
 
-	return (e->word & MARKER_WORD_LABEL) && *tag_at(f, at) == marker_tag(hash) &&
-	       (here == bucket || here == (marker_bucket_other(hash) & f->bucket_mask));
+	return (e->word & MARKER_WORD_LABEL) && tag_at(f, at) == marker_tag(hash) &&
+	       (here == own_bucket(f, hash) || here == other_bucket(f, hash));
 }
 
 bool marker_flows_taken(const struct marker_flows *f, uint32_t at)
 {
-	return *tag_at(f, at) != 0;
+	return tag_at(f, at) != 0;
 }
 
 uint16_t marker_flows_port(const struct marker_flows *f, uint32_t at)

@@ -36,7 +36,6 @@ struct marker_flows {
 	uint64_t *tags;
 	struct marker_entry *entries;
 	uint32_t capacity;
-	uint32_t bucket_mask;
 	uint32_t used; /* entries; not counted by marker_flows_map */
 	uint64_t seed;
 };
@@ -44,7 +43,7 @@ struct marker_flows {
 /* The marks, seen from here. */
 struct marker_table {
 	struct marker_flows flows;
-	uint64_t *local_ports; /* the program's bitmap; borrowed, mapped */
+	uint8_t *local_ports;  /* the program's bitmap; borrowed, mapped */
 	uint16_t *classes;     /* the program's too: what each class is of */
 	uint16_t *class_of;    /* experiment << 6 | activity to class; owned */
 	uint32_t classes_used; /* up to this number */
@@ -112,6 +111,11 @@ void marker_flows_change(struct marker_flows *f, uint32_t at, uint32_t label, ui
 /* The next packet's socket is the flow's. */
 void marker_flows_forget_socket(struct marker_flows *f, uint32_t at);
 void marker_flows_remove(struct marker_flows *f, uint32_t at);
+/* Remove an entry that may be in a place where it does not belong; then marker_flows_recount. */
+void marker_flows_discard(struct marker_flows *f, uint32_t at);
+/* Count anew what each bucket has elsewhere. 0 or -ENOMEM. */
+int marker_flows_recount(struct marker_flows *f);
+uint32_t marker_flows_faults(const struct marker_flows *f);
 bool marker_flows_read(const struct marker_flows *f, uint32_t at, struct marker_mark *out);
 bool marker_flows_taken(const struct marker_flows *f, uint32_t at);
 /* Is a taken entry in its place? */

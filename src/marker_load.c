@@ -69,13 +69,10 @@ static int prepare(struct marker *m, struct label_bpf *s, const struct request *
 		r = bpf_map__set_max_entries(s->maps.cpus, m->cpus);
 	if (r < 0)
 		return r;
-	s->rodata->bucket_mask = q->capacity / MARKER_BUCKET - 1;
+	s->rodata->entry_mask = q->capacity - 1;
 	s->rodata->entries_from = q->capacity / MARKER_ENTRY_SIZE;
 	s->rodata->kernel_context = !m->slow;
 	s->rodata->headers_pointers = !m->guarded;
-#ifndef __x86_64__
-	s->rodata->any_order = true;
-#endif
 	bpf_program__set_autoload(s->progs.label_write, !m->slow);
 	bpf_program__set_autoload(s->progs.label_bare, q->bare);
 	bpf_program__set_autoload(s->progs.label_clock, q->clock);
@@ -142,7 +139,7 @@ static int load_best(struct marker *m, struct label_bpf **out, const struct requ
 static void use(struct marker *m, struct label_bpf *s)
 {
 	m->skeleton = s;
-	m->table.local_ports = (uint64_t *)s->bss->local_ports;
+	m->table.local_ports = s->bss->local_ports;
 	m->table.classes = s->bss->classes;
 }
 

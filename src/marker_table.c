@@ -51,16 +51,24 @@ static uint32_t class_of(struct marker_table *t, uint32_t label)
 }
 
 /* The set of ports is read by the program on other CPUs. */
+static void port_show(struct marker_table *t, uint16_t port, bool has_flow)
+{
+	uint16_t number = htons(port);
+	uint8_t *octet = &t->local_ports[number / 8], bit = (uint8_t)(1U << (number % 8));
+
+	__atomic_store_n(octet, (uint8_t)(has_flow ? *octet | bit : *octet & ~bit), __ATOMIC_RELEASE);
+}
+
 static void port_add(struct marker_table *t, uint16_t port)
 {
 	if (t->port_flows[port]++ == 0)
-		__atomic_fetch_or(&t->local_ports[port / 64], 1ULL << (port % 64), __ATOMIC_RELEASE);
+		port_show(t, port, true);
 }
 
 static void port_remove(struct marker_table *t, uint16_t port)
 {
 	if (--t->port_flows[port] == 0)
-		__atomic_fetch_and(&t->local_ports[port / 64], ~(1ULL << (port % 64)), __ATOMIC_RELEASE);
+		port_show(t, port, false);
 }
 
 /* -- queue -------------------------------------------------------------------------- */
@@ -293,10 +301,10 @@ int marker_table_adopt(struct marker_table *t)
 			t->stale[at] = 1;
 			port_add(t, marker_flows_port(&t->flows, at));
 		} else {
-			marker_flows_remove(&t->flows, at);
+			marker_flows_discard(&t->flows, at);
 		}
 	}
-	return 0;
+	return marker_flows_recount(&t->flows);
 }
 
 /* Clear the bits of ports that only a mark which was about to be set, or has gone, had. */
@@ -304,8 +312,7 @@ static void trim_ports(struct marker_table *t)
 {
 	for (uint32_t port = 0; port < 65536; port++) {
 		if (t->port_flows[port] == 0)
-			__atomic_fetch_and(&t->local_ports[port / 64], ~(1ULL << (port % 64)),
-					   __ATOMIC_RELEASE);
+			port_show(t, (uint16_t)port, false);
 	}
 }
 

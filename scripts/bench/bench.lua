@@ -3,6 +3,7 @@
 --
 -- A benchmark is a Lua file scripts/bench/NAME.lua, run by `bin/flowd-lua lua`. It prints rows with
 -- bench.row; scripts/bench/run collects those of all benchmarks into one table.
+local bit = require("bit")
 local ffi = require("ffi")
 local cleanup = require("spec.support.cleanup")
 local process = require("spec.support.process")
@@ -38,6 +39,24 @@ function bench.percentile(list, percent)
   return sorted[math.max(1, math.ceil(#sorted * percent / 100))]
 end
 
+--- A median and its standard error, with the standard deviation as the quartiles tell it.
+---@param list number[]
+---@return number median
+---@return number uncertain
+function bench.median_of(list)
+  local spread = bench.percentile(list, 75) - bench.percentile(list, 25)
+  return bench.median(list), 1.25 * spread / 1.35 / math.sqrt(#list)
+end
+
+--- Stay on a processor, or (nil) go where there is room again.
+---@param cpu integer|nil
+function bench.pin(cpu)
+  local set = ffi.new("uint64_t[16]")
+  if not cpu then ffi.fill(set, ffi.sizeof(set), 0xFF) end
+  if cpu then set[math.floor(cpu / 64)] = bit.lshift(1ULL, cpu % 64) end
+  assert(ffi.C.sched_setaffinity(0, ffi.sizeof(set), set) == 0)
+end
+
 --- One row of the table. `required` and `ok` are nil when nothing is promised of it.
 ---@param name string what is measured
 ---@param value string with its unit
@@ -71,6 +90,7 @@ end
 ffi.cdef([[
 struct bench_sink { uint64_t datagrams, octets, starts, ends, first_ns, last_ns, dropped, ready; };
 void *mmap(void *, size_t, int, int, int, int64_t);
+int sched_setaffinity(int, size_t, const uint64_t *);
 ]])
 
 --- Start the sink (tools/sink.c) at ::1.
