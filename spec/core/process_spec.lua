@@ -102,9 +102,10 @@ describe("the pid file", function()
   end)
 
   it("is left alone when it is another process's", function()
-    temp.write(path, "1\n")
+    local other = C.getpid() + 1 .. "\n"
+    temp.write(path, other)
     api.process_remove_pid_file(path)
-    assert.equal("1\n", temp.read(path))
+    assert.equal(other, temp.read(path))
     api.process_remove_pid_file(dir .. "/none")
   end)
 
