@@ -35,6 +35,15 @@ function daemon.binary()
   return ffi.string(buffer, tonumber(C.readlink("/proc/self/exe", buffer, 4096)))
 end
 
+--- A copy of it that every user can run, wherever it lies itself; it goes when the test is over.
+---@return string path
+function daemon.public_binary()
+  local dir = temp.dir()
+  process.must({ "chmod", "0755", dir })
+  process.must({ "install", "-m", "0755", daemon.binary(), dir .. "/flowd-lua" })
+  return dir .. "/flowd-lua"
+end
+
 local raw = {}
 
 --- Lua source to be written into a configuration as it stands.
@@ -89,6 +98,7 @@ end
 ---   rules      Lua source of its list of rules
 ---   dir        directory to work in (default: a new one)
 ---   args       more arguments
+---   binary     default daemon.binary()
 ---   prefix     words before the command: a program that executes it
 ---   log_level  default "debug"
 ---   again      true: not the first one in its directory
@@ -100,7 +110,7 @@ function daemon.start(options)
   local conf = options.conf or daemon.write_config(dir, options.config, options.rules)
   local command = { namespace = options.namespace, cwd = options.cwd, env = options.env, name = "flowd-lua" }
   for _, word in ipairs(options.prefix or {}) do command[#command + 1] = word end
-  for _, word in ipairs({ daemon.binary(), "--conf", conf, "--log-level", options.log_level or "debug", "run" }) do
+  for _, word in ipairs({ options.binary or daemon.binary(), "--conf", conf, "--log-level", options.log_level or "debug", "run" }) do
     command[#command + 1] = word
   end
   for _, word in ipairs(options.args or {}) do command[#command + 1] = word end

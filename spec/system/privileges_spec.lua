@@ -40,6 +40,7 @@ end
 local function start(a, options)
   options = options or {}
   options.namespace, options.dir = a, options.dir or open_dir()
+  options.binary = daemon.public_binary()
   local config = { user = UID, group = UID, backends = { marker = { interfaces = { "eth0" } } } }
   for key, value in pairs(options.config or {}) do config[key] = value end
   options.config = config
