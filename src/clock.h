@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* clock.h - the two clocks. */
+/* clock.h - the clocks. */
 #ifndef CLOCK_H
 #define CLOCK_H
 
@@ -11,5 +11,8 @@ FFI_EXPORT uint64_t clock_realtime_us(void);
 
 /* Since some point in the past, nanoseconds, never backwards. For durations. */
 FFI_EXPORT uint64_t clock_monotonic_ns(void);
+
+/* What this thread has used of a processor, nanoseconds. For what work costs, whoever else runs. */
+FFI_EXPORT uint64_t clock_cpu_ns(void);
 
 #endif

@@ -377,6 +377,13 @@ const struct flow_query_sum *flow_query_group(const struct flow_query *q, uint32
 	return q->groups && value < FLOW_QUERY_GROUPS ? &q->groups[value] : NULL;
 }
 
+uint32_t flow_query_group_next(const struct flow_query *q, uint32_t from)
+{
+	while (q->groups && from < FLOW_QUERY_GROUPS && q->groups[from].flows == 0)
+		from++;
+	return q->groups && from < FLOW_QUERY_GROUPS ? from : FLOW_QUERY_GROUPS;
+}
+
 bool flow_query_short(const struct flow_query *q)
 {
 	return q->out_of_memory;

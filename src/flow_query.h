@@ -97,6 +97,8 @@ FFI_EXPORT const struct flow_query_row *flow_query_row(const struct flow_query *
 FFI_EXPORT const struct flow_query_sum *flow_query_total(const struct flow_query *q);
 /* NULL: no such group. */
 FFI_EXPORT const struct flow_query_sum *flow_query_group(const struct flow_query *q, uint32_t value);
+/* The first group from `from` on that has flows; FLOW_QUERY_GROUPS: none. */
+FFI_EXPORT uint32_t flow_query_group_next(const struct flow_query *q, uint32_t from);
 /* Rows that were left out because memory ran short. */
 FFI_EXPORT bool flow_query_short(const struct flow_query *q);
 

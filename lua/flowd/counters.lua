@@ -25,6 +25,8 @@ counters.help = {
   flowd_console_connections_total = "Clients that connected to the console.",
   flowd_console_dropped_total = "Clients of the console that were dropped, by reason: does_not_read, in_a_frame (they left in the "
     .. "middle of a request), no_memory.",
+  flowd_console_longest_microseconds = "The longest time of a processor that the console took between two looks at what else there "
+    .. "is to do: no event waited longer for it.",
   flowd_console_refused_total = "What the console refused, by reason: user (who may not), clients (too many), frame (malformed), "
     .. "descriptors (none was left).",
   flowd_console_requests_total = "Requests of the console's clients.",

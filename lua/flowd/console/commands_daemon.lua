@@ -32,9 +32,11 @@ local function show_modules(list, write, width)
     write("none is configured\n")
     return
   end
-  local rows = {}
-  for i, m in ipairs(list) do rows[i] = { m.name, m.state, format.clean(m.message or "") } end
-  format.columns({ { title = "NAME" }, { title = "STATE" }, { title = "" } }, rows, write, width)
+  local function row(i)
+    local m = list[i]
+    return { m.name, m.state, format.clean(m.message or "") }
+  end
+  format.columns({ { title = "NAME" }, { title = "STATE" }, { title = "" } }, #list, row, write, width)
 end
 
 local function modules(name, kind)

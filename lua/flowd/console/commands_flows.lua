@@ -51,25 +51,26 @@ local columns = {
   { title = "PLUGIN", spare = 4 }, { title = "RULE", spare = 5 }, { title = "APPLICATION", spare = 1 },
 }
 
-local function show_flows(list, write, width)
-  local rows, now = {}, tonumber(api.clock_realtime_us()) / 1e6
-  for i, f in ipairs(list) do
-    rows[i] = {
+local function show_flows(list, write, width, view)
+  local now = tonumber(api.clock_realtime_us()) / 1e6
+  local function row(i)
+    local f = list[i]
+    return {
       ("%d"):format(f.id), f.protocol, endpoint(f, "src"), endpoint(f, "dst"), named(f.experiment, f.experiment_name),
       named(f.activity, f.activity_name), age_text(now - f.start), octets_text(f.bytes_sent), octets_text(f.bytes_received),
       f.plugin or "", f.rule or "", format.clean(f.application or ""),
     }
   end
-  local info = list[list]
-  if #rows == 0 then
+  if #list == 0 then
     write("no flow\n")
     return
   end
-  format.columns(columns, rows, write, width)
-  if info.total and info.total > #rows then
-    write(("%d of %d; limit=N shows more\n"):format(#rows, info.total))
+  format.columns(columns, #list, row, write, width)
+  local info = view.info
+  if info.total and info.total > #list then
+    write(("%d of %d; limit=N shows more\n"):format(#list, info.total))
   elseif info.more then
-    write(("the first %d; limit=N shows more, sort=… or count=true looks at all\n"):format(#rows))
+    write(("the first %d; limit=N shows more, sort=… or count=true looks at all\n"):format(#list))
   end
 end
 
@@ -101,7 +102,21 @@ local function show_flow(f, write)
   end
 end
 
-local function shown(record) return format.view(record, { text = show_flow }) end
+local record_class = format.class({ text = show_flow, keys = fields.keys })
+
+local function shown(record) return setmetatable(record, record_class) end
+
+-- A record of which each field is made when it is asked for: most flows are asked for one or two.
+local lazy_class = format.class({
+  text = function(f, write) show_flow(fields.record(f[fields.SLOT]), write) end,
+  plain = function(f) return shown(fields.record(f[fields.SLOT])) end,
+})
+function lazy_class.__index(f, name)
+  local make = fields.get[name]
+  return make and make(rawget(f, fields.SLOT))
+end
+
+local function lazy(slot) return setmetatable({ [fields.SLOT] = slot }, lazy_class) end
 
 -- ---- queries -----------------------------------------------------------------------------
 
@@ -128,29 +143,18 @@ local function sums(sum)
   return { flows = tonumber(sum.flows), bytes_sent = tonumber(sum.bytes_sent), bytes_received = tonumber(sum.bytes_received) }
 end
 
-local function show_groups(list, write, width)
-  local rows = {}
-  for i, g in ipairs(list) do
-    rows[i] = { tostring(g.name), ("%d"):format(g.flows), octets_text(g.bytes_sent), octets_text(g.bytes_received) }
+local function show_groups(list, write, width, view)
+  local function row(i)
+    local g = list[i]
+    return { tostring(g.name), ("%d"):format(g.flows), octets_text(g.bytes_sent), octets_text(g.bytes_received) }
   end
-  if #rows == 0 then return write("no flow\n") end
-  format.columns({ { title = list[list].by:upper() }, { title = "FLOWS", right = true }, { title = "SENT", right = true },
-    { title = "RECEIVED", right = true } }, rows, write, width)
+  if #list == 0 then return write("no flow\n") end
+  format.columns({ { title = view.info.by:upper() }, { title = "FLOWS", right = true }, { title = "SENT", right = true },
+    { title = "RECEIVED", right = true } }, #list, row, write, width)
 end
 
--- A list with something beside it that is no entry: kept under the list itself.
-local function listed(list, info, show)
-  info.plain = true
-  list[list] = info
-  return format.view(list, {
-    text = show, rows = true,
-    plain = function()
-      local out = {}
-      for i, item in ipairs(list) do out[i] = item end
-      return format.view(out, { rows = true })
-    end,
-  })
-end
+-- A list with something beside it that is no entry.
+local function listed(list, info, show) return format.view(list, { text = show, rows = true, info = info }) end
 
 local function grouped(query, by)
   if api.flow_query_group_by(query, fields.number("by", by)) ~= 0 then
@@ -159,13 +163,12 @@ local function grouped(query, by)
   api.flow_query_order(query, 0, false, 0, true)
   run(query)
   local list = {}
-  for value = 0, C.FLOW_QUERY_GROUPS - 1 do
-    local sum = api.flow_query_group(query, value)
-    if sum.flows > 0 then
-      local entry = sums(sum)
-      entry.value, entry.name = value, fields.label(by, value)
-      list[#list + 1] = entry
-    end
+  local value = api.flow_query_group_next(query, 0)
+  while value < C.FLOW_QUERY_GROUPS do
+    local entry = sums(api.flow_query_group(query, value))
+    entry.value, entry.name = value, fields.label(by, value)
+    list[#list + 1] = entry
+    value = api.flow_query_group_next(query, value + 1)
   end
   slice.library.table.sort(list, function(a, b)
     if a.flows ~= b.flows then return a.flows > b.flows end
@@ -208,10 +211,9 @@ local function flows(_, given)
   local list, info, hits = {}, {}, 0
   for slot in each_row(query) do
     if given.where then
-      local f = shown(fields.record(slot))
-      if given.where(f) then
+      if given.where(lazy(slot)) then
         hits = hits + 1
-        if #list < limit and not given.count then list[#list + 1] = f end
+        if #list < limit and not given.count then list[#list + 1] = shown(fields.record(slot)) end
       end
       if hits > limit and not given.count then break end
     elseif #list < limit then

@@ -30,12 +30,12 @@ end
 
 local function show_rules(list, write, width)
   if #list == 0 then return write("there are no rules\n") end
-  local rows = {}
-  for i, r in ipairs(list) do
-    rows[i] = { tostring(i), r.name, ("%d"):format(r.hits), ("%d"):format(r.errors), r.state, r.from }
+  local function row(i)
+    local r = list[i]
+    return { tostring(i), r.name, ("%d"):format(r.hits), ("%d"):format(r.errors), r.state, r.from }
   end
   format.columns({ { title = "", right = true }, { title = "NAME" }, { title = "HITS", right = true },
-    { title = "ERRORS", right = true }, { title = "STATE" }, { title = "FROM", spare = 1 } }, rows, write, width)
+    { title = "ERRORS", right = true }, { title = "STATE" }, { title = "FROM", spare = 1 } }, #list, row, write, width)
 end
 
 local function rules()

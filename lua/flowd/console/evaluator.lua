@@ -35,10 +35,13 @@ local sessions = {}
 --- Write to the client. May leave until the client has taken it.
 ---@param text string
 function Session:write(text)
-  local out = self.out
-  out[#out + 1] = text
-  self.octets = self.octets + #text
-  if self.octets >= FLUSH_OCTETS and coroutine.isyieldable() then coroutine.yield("output") end
+  -- What is long goes out in pieces: nobody waits until all of it was copied from here to there.
+  for from = 1, math.max(#text, 1), FLUSH_OCTETS do
+    local out = self.out
+    out[#out + 1] = #text <= FLUSH_OCTETS and text or text:sub(from, from + FLUSH_OCTETS - 1)
+    self.octets = self.octets + math.min(#text, FLUSH_OCTETS)
+    if self.octets >= FLUSH_OCTETS and coroutine.isyieldable() then coroutine.yield("output") end
+  end
 end
 
 --- Write for people, also when the result goes to a program.

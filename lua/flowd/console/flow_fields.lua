@@ -276,13 +276,15 @@ function fields.rule(number)
   return rule and rule.name
 end
 
+local backends_class = format.class({ rows = true })
+
 local function backends_of(route)
   local names = {}
   for name, mask in pairs(place.bits()) do
     if bit.band(route, mask) ~= 0 then names[#names + 1] = name end
   end
   table.sort(names)
-  return format.view(names, { rows = true })
+  return setmetatable(names, backends_class)
 end
 
 local function address(a)
@@ -316,23 +318,48 @@ function fields.open(key)
   return slot ~= C.FLOW_SLOT_NONE and copy(api.flow_table_slot(place.table(), slot)) or nil
 end
 
+-- What each field of a flow is. nil: it is unknown, or there is none.
+local get = {
+  id = function(f) return tonumber(f.id) end,
+  protocol = function(f) return protocol_names[f.key.protocol] or f.key.protocol end,
+  family = function(f) return f.key.family end,
+  src = function(f) return address(f.key.src) end,
+  src_port = function(f) return f.key.src_port end,
+  dst = function(f) return address(f.key.dst) end,
+  dst_port = function(f) return f.key.dst_port end,
+  experiment = function(f) return f.experiment end,
+  experiment_name = function(f) return (place.registry():experiment_name(f.experiment)) end,
+  activity = function(f) return f.activity end,
+  activity_name = function(f) return (place.registry():activity_name(f.experiment, f.activity)) end,
+  application = function(f) return f.application[0] ~= 0 and ffi.string(f.application) or nil end,
+  start = function(f) return tonumber(f.start_us) / 1e6 end,
+  seen = function(f) return tonumber(f.seen_us) / 1e6 end,
+  bytes_sent = function(f) return tonumber(f.bytes_sent) end,
+  bytes_received = function(f) return tonumber(f.bytes_received) end,
+  label = function(f) return f.key.family == 6 and f.label or nil end,
+  plugin = function(f) return fields.plugin(f.source) end,
+  rule = function(f) return place.rule_name(f.rule, tonumber(f.seen_us)) end,
+  decided = function(f) return f.rule ~= 0 end,
+  backends = function(f) return backends_of(f.route) end,
+}
+fields.get = get
+
+--- Names of the fields, sorted.
+---@type string[]
+fields.keys = {}
+for name in pairs(get) do fields.keys[#fields.keys + 1] = name end
+table.sort(fields.keys)
+
+-- Where a record keeps the flow of which its fields are made when they are asked for.
+fields.SLOT = {}
+
 --- An open flow as a plain table.
 ---@param slot ffi.cdata* const struct flow_slot *
 ---@return table
 function fields.record(slot)
-  local registry, key = place.registry(), slot.key
-  local experiment, act = slot.experiment, slot.activity
-  return {
-    id = tonumber(slot.id), protocol = protocol_names[key.protocol] or key.protocol, family = key.family,
-    src = address(key.src), src_port = key.src_port, dst = address(key.dst), dst_port = key.dst_port,
-    experiment = experiment, experiment_name = registry:experiment_name(experiment),
-    activity = act, activity_name = registry:activity_name(experiment, act),
-    application = slot.application[0] ~= 0 and ffi.string(slot.application) or nil,
-    start = tonumber(slot.start_us) / 1e6, seen = tonumber(slot.seen_us) / 1e6,
-    bytes_sent = tonumber(slot.bytes_sent), bytes_received = tonumber(slot.bytes_received),
-    label = key.family == 6 and slot.label or nil, plugin = fields.plugin(slot.source),
-    rule = place.rule_name(slot.rule, tonumber(slot.seen_us)), decided = slot.rule ~= 0, backends = backends_of(slot.route),
-  }
+  local record = {}
+  for name, make in next, get do record[name] = make(slot) end
+  return record
 end
 
 return fields

@@ -14,23 +14,38 @@ local format = {}
 
 local DEPTH_MAX = 8
 local ENTRIES_MAX = 200 -- of one table, for people
+local KEYS_MAX = 10000 -- out of which these are the first
 
--- How the console's own objects show themselves: object to { text = function(object, width) -> string|nil,
--- plain = function(object) -> value for JSON }.
-local views = setmetatable({}, { __mode = "k" })
+local metatable_of = debug.getmetatable
+
+---@class flowd.console.View how the console's own objects show themselves
+---@field text? fun(object: table, write: fun(text: string), width: integer, view: flowd.console.View) for people
+---@field plain? fun(object: table): any what they are in JSON and inside of other tables
+---@field rows? boolean a list also when it is empty
+---@field keys? string[] all that there may be, in order
+
+-- In metatables, which nobody else sees: a table beside the objects would grow with them, and cost the collector
+-- a look at each of its entries in one go.
+local VIEW = {}
+
+--- A metatable of objects that show themselves.
+---@param view flowd.console.View
+---@return table
+function format.class(view) return { __metatable = false, [VIEW] = view } end
 
 --- Have a table show itself.
 ---@generic T: table
 ---@param object T
----@param view { text: (fun(object: table, write: fun(text: string), width: integer))?, plain: (fun(object: table): any)?, rows: boolean? }
+---@param view flowd.console.View
 ---@return T
-function format.view(object, view)
-  views[object] = view
-  return object
-end
+function format.view(object, view) return setmetatable(object, format.class(view)) end
 
----@return table|nil
-function format.view_of(object) return type(object) == "table" and views[object] or nil end
+---@return flowd.console.View|nil
+function format.view_of(object)
+  local meta = type(object) == "table" and metatable_of(object)
+  return meta and rawget(meta, VIEW) or nil
+end
+local view_of = format.view_of
 
 local escapes = { ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t", ['"'] = '\\"', ["\\"] = "\\\\" }
 
@@ -54,6 +69,7 @@ local function is_integer64(value)
 end
 
 local function custom_text(value)
+  if view_of(value) then return nil end
   local meta = getmetatable(value)
   -- __metatable = false hides it: then tostring() alone tells.
   if type(meta) == "table" and rawget(meta, "__tostring") then return tostring(value) end
@@ -75,12 +91,22 @@ local function scalar(value)
   return tostring(value)
 end
 
--- Keys in an order that people expect: 1, 2, 3, then numbers, then names.
-local function sorted_keys(t)
-  local keys, count = {}, 0
+local FEW = 500 -- keys that are sorted in one go
+
+-- Keys in an order that people expect: 1, 2, 3, then numbers, then names. At most `max` of them; and how many
+-- there are.
+local function sorted_keys(t, max)
+  local keys, count, names = {}, 0, true
   for key in next, t do
     count = count + 1
-    if count <= 10000 then keys[count] = key end
+    if count <= max then
+      keys[count] = key
+      names = names and type(key) == "string"
+    end
+  end
+  if names and count <= FEW then
+    table.sort(keys)
+    return keys, count
   end
   local rank = { number = 1, string = 2 }
   sort(keys, function(a, b)
@@ -103,7 +129,7 @@ local function render_table(value, width, indent, depth, above)
   if above[value] then return "(a table that contains itself)" end
   if depth > DEPTH_MAX then return "{…}" end
   above[value] = true
-  local keys, count = sorted_keys(value)
+  local keys, count = sorted_keys(value, KEYS_MAX)
   local items, length, inner = {}, 0, indent .. "  "
   for position, key in ipairs(keys) do
     if position > ENTRIES_MAX then break end
@@ -123,7 +149,7 @@ end
 function render(value, width, indent, depth, above)
   local text = scalar(value)
   if text then return text end
-  local view = views[value]
+  local view = view_of(value)
   if view and view.plain then value = view.plain(value) end
   if type(value) ~= "table" then return scalar(value) end
   return render_table(value, width, indent, depth, above)
@@ -136,7 +162,7 @@ end
 function format.text(value, write, width)
   local view = format.view_of(value)
   if view and view.text then
-    view.text(value, write, width)
+    view.text(value, write, width, view)
     return
   end
   if type(value) == "string" then
@@ -169,17 +195,17 @@ local function encode_list(value, write, above)
   write("]")
 end
 
-local function encode_object(value, write, above)
-  write("{")
+local function encode_object(value, write, above, keys)
   local first = true
-  for _, key in ipairs((sorted_keys(value))) do
-    if not first then write(",") end
-    first = false
-    write(format.json_string(tostring(key)))
-    write(":")
-    encode(value[key], write, above)
+  for _, key in ipairs(keys or (sorted_keys(value, math.huge))) do
+    local item = value[key]
+    if item ~= nil then
+      write((first and "{" or ",") .. format.json_string(tostring(key)) .. ":")
+      encode(item, write, above)
+      first = false
+    end
   end
-  write("}")
+  write(first and "{}" or "}")
 end
 
 local json_module
@@ -204,7 +230,7 @@ function encode(value, write, above)
     if #value > 0 or (view and view.rows) then
       encode_list(value, write, above)
     else
-      encode_object(value, write, above)
+      encode_object(value, write, above, view and view.keys)
     end
     above[value] = nil
   elseif kind == "nil" then
@@ -244,17 +270,11 @@ local function fit(text, width, right)
   return right and fill .. text or text .. fill
 end
 
---- Rows in columns that fit the terminal. When they do not, columns with the highest `least` number go first,
---- then the widest are shortened.
----@param columns { title: string, right: boolean?, spare: integer? }[] spare: 1 goes first; nil: never
----@param rows string[][]
----@param write fun(text: string)
----@param width integer
-function format.columns(columns, rows, write, width)
-  local widths, shown = {}, {}
+-- How wide the columns are that fit the terminal, and which are shown.
+local function measure(columns, rows, first, last, width, widths, shown)
   for i, column in ipairs(columns) do
-    widths[i] = columns_of(column.title)
-    for _, row in ipairs(rows) do widths[i] = math.max(widths[i], columns_of(row[i])) end
+    widths[i] = math.max(widths[i] or 0, columns_of(column.title))
+    for n = first, last do widths[i] = math.max(widths[i], columns_of(rows[n][i])) end
     shown[i] = true
   end
   local function total()
@@ -278,6 +298,19 @@ function format.columns(columns, rows, write, width)
     if not widest then break end
     widths[widest] = widths[widest] - 1
   end
+end
+
+local BLOCK = 500 -- rows that are measured together, below a title
+
+--- Rows in columns that fit the terminal. When they do not, columns with the lowest `spare` go first, then the
+--- widest are shortened.
+---@param columns { title: string, right: boolean?, spare: integer? }[] spare: 1 goes first; nil: never
+---@param count integer of rows
+---@param row fun(n: integer): string[] asked once for each, in order
+---@param write fun(text: string)
+---@param width integer
+function format.columns(columns, count, row, write, width)
+  local widths, shown = {}, {}
   local function line(cells, title)
     local out = {}
     for i, column in ipairs(columns) do
@@ -285,8 +318,13 @@ function format.columns(columns, rows, write, width)
     end
     write((table.concat(out, "  "):gsub("%s+$", "")) .. "\n")
   end
-  line(columns, true)
-  for _, row in ipairs(rows) do line(row) end
+  for first = 1, count, BLOCK do
+    local rows, last = {}, math.min(first + BLOCK - 1, count)
+    for n = first, last do rows[n] = row(n) end
+    measure(columns, rows, first, last, width, widths, shown)
+    line(columns, true)
+    for n = first, last do line(rows[n]) end
+  end
 end
 
 return format

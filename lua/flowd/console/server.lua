@@ -25,6 +25,8 @@ local NOBODY = ffi.C.CONSOLE_NOBODY
 local Server = {}
 Server.__index = Server
 
+local cpu_ns = api.clock_cpu_ns
+
 local function now_ns() return tonumber(api.clock_monotonic_ns()) end
 
 local function group_id(option, name)
@@ -272,6 +274,13 @@ end
 -- Everything that is to be done now, but no more than a turn of the loop may take.
 function Server:pump()
   if self.closed then return end
+  local before = cpu_ns()
+  self:turn()
+  local took_us = tonumber(cpu_ns() - before) / 1e3
+  if took_us > self.longest.value then self.longest.value = took_us end
+end
+
+function Server:turn()
   local news = self.news
   api.console_server_turn(self.core)
   local ends_ns = now_ns() + TURN_NS
@@ -367,7 +376,7 @@ function server.open(values, services)
   api.handover_offer(name, api.console_server_listener(core))
   local self = setmetatable({
     core = core, name = name, path = path, sessions = {}, turns = 0, news = ffi.new("struct console_news"),
-    call = services.call, actions = services.actions or {},
+    call = services.call, actions = services.actions or {}, longest = counters.get("flowd_console_longest_microseconds"),
   }, Server)
   self.handle = loop.fd(api.console_server_fd(core), "r", function() self:pump() end)
   self.ticker = loop.every(1, function()
