@@ -67,6 +67,9 @@ static char *put_lifecycle(char *p, const struct flow_event *event, uint64_t now
 	uint64_t time_us = event->time_us ? event->time_us : now_us;
 	uint64_t start_us = event->start_us ? event->start_us : time_us;
 
+	/* The clock was set back meanwhile: no flow lasts less than no time. */
+	if (time_us < start_us)
+		time_us = start_us;
 	p = PUT(p, "{\"version\":1,\"flow-lifecycle\":{\"state\":\"");
 	if (event->state == FLOW_START)
 		p = PUT(p, "start");

@@ -133,8 +133,8 @@ function stats.print(path, format)
   local text, message = stats.render(path, format)
   if not text then return nil, message end
   local ok, reason = io.stdout:write(text)
-  ok = ok and io.stdout:flush()
-  if not ok then return nil, "standard output: " .. (reason or "cannot write") end
+  if ok then ok, reason = io.stdout:flush() end
+  if not ok then return nil, "standard output: " .. reason end
   return true
 end
 

@@ -63,6 +63,13 @@ describe("firefly_encode", function()
       .. '"context":{"experiment-id":2,"activity-id":26,"application":"xrootd 5.7"}}', text)
   end)
 
+  it("lets no flow end before its start, also when the clock was set back", function()
+    local m = decoded(event({ state = C.FLOW_END, src = "::1", dst = "::1", start_us = 1774688328000001ULL,
+      time_us = 1774688327000000ULL })).message
+    assert.equal("2026-03-28T08:58:48.000001+00:00", m["flow-lifecycle"]["start-time"])
+    assert.equal("2026-03-28T08:58:48.000001+00:00", m["flow-lifecycle"]["end-time"])
+  end)
+
   it("writes the octets that were sent alone when those received are unknown", function()
     local text = encode(event({ state = C.FLOW_END, src = "2001:db8::1", dst = "2001:db8::2", sent = 123456 }))
     assert.truthy(text:find('"dst-port":1094},"usage":{"sent":123456},"context"', 1, true), text)
