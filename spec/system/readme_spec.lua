@@ -160,4 +160,14 @@ describe("the README", function()
     c:close()
     d:stop()
   end)
+
+  it("names files of the tree that are there", function()
+    local section = text:match("\n## For developers\n(.*)")
+    local count = 0
+    for path in section:gmatch("`([%a_]+/[%w_./]*)`") do
+      count = count + 1
+      assert.equal(0, process.run({ "test", "-e", path }).code, path)
+    end
+    assert.is_true(count > 30)
+  end)
 end)
