@@ -27,9 +27,9 @@ static inline uint32_t staying_set(const struct rule_index *x, uint32_t axis, co
 	case AXIS_PLUGIN:
 		return x->plugin[e->source < PLUGINS ? e->source : 0];
 	case AXIS_SRC_PORT:
-		return x->port[0][e->key.src_port];
+		return port_set(x->port[0], e->key.src_port);
 	case AXIS_DST_PORT:
-		return x->port[1][e->key.dst_port];
+		return port_set(x->port[1], e->key.dst_port);
 	case AXIS_SRC:
 		return address_set(x, 0, &e->key.src);
 	default:
@@ -129,53 +129,32 @@ static bool late_tests(const struct rule_index *x, const struct indexed_rule *ru
 
 /* ---- rules that match ------------------------------------------------------------ */
 
-typedef uint64_t two_words __attribute__((vector_size(16), aligned(8)));
-
-/* Eight words of the intersection of `count` sets. True: it is not empty. */
-static inline bool intersect(const struct rule_index *x, const uint32_t *set, uint32_t count, uint32_t word,
-			     two_words *out)
-{
-	const two_words *from = (const two_words *)(x->pool + set[0] + word);
-	two_words a = from[0], b = from[1], c = from[2], d = from[3], any;
-
-	for (uint32_t k = 1; k < count; k++) {
-		from = (const two_words *)(x->pool + set[k] + word);
-		a &= from[0];
-		b &= from[1];
-		c &= from[2];
-		d &= from[3];
-	}
-	any = a | b | c | d;
-	if (!(any[0] | any[1]))
-		return false;
-	out[0] = a;
-	out[1] = b;
-	out[2] = c;
-	out[3] = d;
-	return true;
-}
-
 /* Note the rules that match the event as it is now, but for their late tests. Returns their runs. */
 static uint32_t note_rules(const struct rule_index *x, struct found *f, const struct flow_event *e)
 {
-	const uint64_t *on = x->pool + x->enabled;
+	uint64_t words = f->words;
 	uint32_t runs = 0, count = 0;
-	two_words bits[CHUNK / 2];
 
-	for (uint32_t k = x->staying; k < x->axes; k++)
+	for (uint32_t k = x->staying; k < x->axes; k++) {
 		f->set[k] = changeable_set(x, x->axis[k], e);
-	for (uint32_t word = 0; word < x->words; word += CHUNK) {
-		if (!intersect(x, f->set, x->axes, word, bits))
-			continue;
-		for (uint32_t i = 0; i < CHUNK; i++) {
-			for (uint64_t left = bits[i / 2][i % 2] & on[word + i]; left; left &= left - 1) {
-				uint32_t rule = (word + i) * 64 + (uint32_t)__builtin_ctzll(left);
+		words |= x->summary[f->set[k]];
+	}
+	for (; words; words &= words - 1) {
+		uint32_t word = (uint32_t)__builtin_ctzll(words);
+		uint64_t left = set_words(x, x->enabled)[word];
 
-				if (count < FOUND_MAX)
-					f->rule[count] = (uint16_t)rule;
-				count++;
-				runs |= 1u << x->rules[rule].run;
-			}
+		for (uint32_t k = 0; k < x->axes; k++)
+			left &= set_words(x, f->set[k])[word];
+		for (; left; left &= left - 1) {
+			uint32_t rule = word * 64 + (uint32_t)__builtin_ctzll(left);
+
+			if (count < FOUND_MAX)
+				f->rule[count] = (uint16_t)rule;
+			count++;
+			runs |= 1u << x->briefs[rule].run;
+			/* Soon it acts. */
+			__builtin_prefetch(&x->rules[rule]);
+			__builtin_prefetch(x->briefs[rule].hits, 1);
 		}
 	}
 	f->count = (uint16_t)(count > FOUND_MAX ? FOUND_MANY : count);
@@ -193,12 +172,18 @@ static inline void note_again(const struct rule_index *x, struct found *f, struc
 /* The sets of the fields that stay, and word to the memory that they are wanted soon. */
 static inline void find_sets(const struct rule_index *x, struct found *f, const struct flow_event *e)
 {
-	for (uint32_t k = 0; k < x->staying; k++) {
-		uint32_t set = staying_set(x, x->axis[k], e);
+	uint64_t words = x->always;
 
-		f->set[k] = set;
-		for (uint32_t word = 0; word < x->words && word < 4 * CHUNK; word += CHUNK)
-			__builtin_prefetch(x->pool + set + word);
+	for (uint32_t k = 0; k < x->staying; k++) {
+		f->set[k] = staying_set(x, x->axis[k], e);
+		words |= x->summary[f->set[k]];
+	}
+	f->words = words;
+	if (words) {
+		uint32_t word = (uint32_t)__builtin_ctzll(words);
+
+		for (uint32_t k = 0; k < x->staying; k++)
+			__builtin_prefetch(set_words(x, f->set[k]) + word);
 	}
 }
 
@@ -244,14 +229,14 @@ static inline bool act(const struct rule_effect *r, struct flow_event *e)
 static uint32_t search(const struct rule_index *x, const struct found *f, uint32_t first, uint32_t last)
 {
 	for (uint32_t word = first / 64; word <= last / 64; word++) {
-		uint64_t bits = x->pool[x->enabled + word];
+		uint64_t bits = set_words(x, x->enabled)[word];
 
 		if (word == first / 64)
 			bits &= ~0ULL << first % 64;
 		if (word == last / 64)
 			bits &= ~0ULL >> (63 - last % 64);
 		for (uint32_t k = 0; k < x->axes; k++)
-			bits &= x->pool[f->set[k] + word];
+			bits &= set_words(x, f->set[k])[word];
 		if (bits)
 			return word * 64 + (uint32_t)__builtin_ctzll(bits);
 	}
@@ -298,7 +283,7 @@ int32_t rule_index_run(struct rule_index *x, struct flow_event *e, uint32_t firs
 
 void rule_index_switch(struct rule_index *x, uint32_t rule, bool on)
 {
-	uint64_t *word = x->pool + x->enabled + rule / 64;
+	uint64_t *word = x->pool + (size_t)x->enabled * x->words + rule / 64;
 
 	if (rule >= x->count)
 		return;

@@ -4,8 +4,8 @@
  *
  * An index holds runs of declared rules, in order, as numbers 0..count-1. For each field that
  * rules test it knows, from a value of the field, the set of all rules that the value satisfies: a
- * bit for each rule. The rules that match an event are the intersection of one set per field: a
- * thousand rules are sixteen words.
+ * bit for each rule. The rules that match an event are the intersection of one set per field, of which only
+ * the words are looked at that have rules which a field of few values finds.
  *
  *   ports             a table of 65,536 entries
  *   addresses         a prefix map (prefix_map.h); a longer prefix's set holds that of the shorter

@@ -62,78 +62,6 @@ static int build_kind(struct rule_builder *b)
 	return err;
 }
 
-/* ---- ports ---------------------------------------------------------------------------- */
-
-/* Where a range begins or is over. */
-struct edge {
-	uint32_t port;
-	uint16_t rule;
-	int16_t step;
-};
-
-static int by_port(const void *left, const void *right)
-{
-	const struct edge *a = left, *b = right;
-
-	return (a->port > b->port) - (a->port < b->port);
-}
-
-/* Walk along the edges: between two of them the set is the same. */
-static int sweep(struct rule_builder *b, const struct edge *edges, uint32_t count, uint32_t *depth,
-		 uint32_t *table)
-{
-	uint32_t place, i = 0;
-	int err;
-
-	rule_builder_copy(b, b->set, b->untested);
-	err = rule_builder_intern(b, &place);
-	for (uint32_t port = 0; port < PORTS && err == 0; port++) {
-		uint32_t before = i;
-
-		for (; i < count && edges[i].port == port; i++) {
-			uint32_t rule = edges[i].rule;
-
-			depth[rule] += (uint32_t)(int32_t)edges[i].step;
-			if (depth[rule])
-				rule_set_add(b->set, rule);
-			else
-				rule_set_remove(b->set, rule);
-		}
-		if (i != before)
-			err = rule_builder_intern(b, &place);
-		table[port] = place;
-	}
-	return err;
-}
-
-static int build_ports(struct rule_builder *b, uint32_t which)
-{
-	struct rule_index *x = b->x;
-	struct edge *edges;
-	uint32_t *depth;
-	int err = -ENOMEM;
-
-	if (!rule_builder_select(b, which ? RULE_DST_PORT : RULE_SRC_PORT))
-		return 0;
-	rule_builder_use(b, which ? AXIS_DST_PORT : AXIS_SRC_PORT);
-	edges = calloc(b->count, 2 * sizeof(*edges));
-	depth = calloc(x->count, sizeof(*depth));
-	x->port[which] = calloc(PORTS, sizeof(*x->port[which]));
-	if (edges && depth && x->port[which]) {
-		for (uint32_t i = 0; i < b->count; i++) {
-			const struct condition *c = &b->c[i];
-
-			edges[2 * i] = (struct edge){(uint32_t)c->first, c->rule, 1};
-			edges[2 * i + 1] = (struct edge){(uint32_t)c->last + 1, c->rule, -1};
-		}
-		qsort(edges, 2 * (size_t)b->count, sizeof(*edges), by_port);
-		err = sweep(b, edges, 2 * b->count, depth, x->port[which]);
-	}
-	free(edges);
-	free(depth);
-	return err;
-}
-
 /* ---- activities ------------------------------------------------------------------------- */
 
 static int by_pair(const void *left, const void *right)
@@ -235,13 +163,16 @@ static int build(struct rule_builder *b)
 
 	if (x->conditions_count)
 		qsort(x->conditions, x->conditions_count, sizeof(*x->conditions), by_field);
+	err = rule_builder_keys(b);
+	if (err)
+		return err;
 	rule_builder_select(b, RULE_FIELDS); /* nothing: all rules are untested */
 	rule_builder_copy(b, b->set, b->untested);
 	err = rule_builder_append(b, &x->enabled); /* its own: it changes */
 	err = err ? err : build_kind(b);
 	err = err ? err : build_table(b, RULE_PLUGIN, AXIS_PLUGIN, x->plugin, PLUGINS);
-	err = err ? err : build_ports(b, 0);
-	err = err ? err : build_ports(b, 1);
+	err = err ? err : rule_builder_ports(b, 0);
+	err = err ? err : rule_builder_ports(b, 1);
 	err = err ? err : rule_builder_addresses(b, 0);
 	err = err ? err : rule_builder_addresses(b, 1);
 	err = err ? err : build_table(b, RULE_EXPERIMENT, AXIS_EXPERIMENT, x->experiment, EXPERIMENTS);
@@ -272,11 +203,12 @@ int rule_index_build(struct rule_index *x)
 
 size_t rule_index_memory(const struct rule_index *x)
 {
-	size_t size = sizeof(*x) + x->pool_room * sizeof(*x->pool) + x->count * sizeof(*x->rules) +
+	size_t size = sizeof(*x) + (size_t)x->sets_room * (x->words + 1) * sizeof(*x->pool) +
+		      x->count * (sizeof(*x->rules) + sizeof(*x->briefs)) +
 		      x->late_count * sizeof(*x->late) + x->texts_room;
 
 	for (uint32_t i = 0; i < 2; i++) {
-		size += x->port[i] ? PORTS * sizeof(*x->port[i]) : 0;
+		size += x->port[i] ? sizeof(*x->port[i]) + x->port[i]->pages * sizeof(x->port[i]->set[0]) : 0;
 		size += x->prefixes[i] ? prefix_map_memory(x->prefixes[i]) : 0;
 	}
 	size += x->activity ? EXPERIMENTS * ACTIVITIES * sizeof(*x->activity) : 0;

@@ -12,7 +12,9 @@ struct rule_builder {
 	uint32_t count;
 	uint64_t *set;	    /* of the value at hand: words */
 	uint64_t *untested; /* rules that say nothing about the field at hand */
-	/* Sets that are in the pool already: places + 1 by hash. */
+	uint64_t *keyed;    /* rules that are found by an axis: words of each */
+	uint32_t axis;	    /* at hand; AXES: none */
+	/* Sets of the axis that are in the pool already: numbers + 1 by hash. */
 	uint32_t *known;
 	uint32_t known_mask;
 	uint32_t known_count;
@@ -34,7 +36,7 @@ void rule_builder_free(struct rule_builder *b);
 
 void rule_builder_copy(const struct rule_builder *b, uint64_t *to, const uint64_t *from);
 
-/* The place in the pool of a set equal to b->set: 0 or -ENOMEM. */
+/* The number of a set of the axis equal to b->set: 0 or -ENOMEM. */
 int rule_builder_intern(struct rule_builder *b, uint32_t *place);
 
 /* Append b->set to the pool, whether there is an equal one or not. */
@@ -46,10 +48,12 @@ bool rule_builder_select(struct rule_builder *b, uint32_t field);
 /* b->set: the rules that a value of the field at hand satisfies, by ranges. */
 void rule_builder_collect(struct rule_builder *b, uint64_t value);
 
-/* The field has sets. */
+/* The field has sets: those that follow are of this axis. */
 void rule_builder_use(struct rule_builder *b, uint32_t axis);
 
 /* The parts of rule_index_build() that have files of their own. */
+int rule_builder_keys(struct rule_builder *b);
+int rule_builder_ports(struct rule_builder *b, uint32_t which);
 int rule_builder_addresses(struct rule_builder *b, uint32_t which);
 int rule_builder_applications(struct rule_builder *b);
 

@@ -16,12 +16,14 @@ struct rule_index *rule_index_new(uint32_t count)
 	if (!x)
 		return NULL;
 	x->count = count;
-	x->words = (count + 64 * CHUNK - 1) / (64 * CHUNK) * CHUNK;
-	x->rules = calloc(count, sizeof(*x->rules));
-	if (!x->rules) {
-		free(x);
+	x->words = (count + 63) / 64;
+	x->rules = aligned_alloc(__alignof__(struct indexed_rule), count * sizeof(*x->rules));
+	x->briefs = calloc(count, sizeof(*x->briefs));
+	if (!x->rules || !x->briefs) {
+		rule_index_free(x);
 		return NULL;
 	}
+	memset(x->rules, 0, count * sizeof(*x->rules));
 	return x;
 }
 
@@ -40,6 +42,8 @@ void rule_index_free(struct rule_index *x)
 	free(x->conditions);
 	free(x->late);
 	free(x->rules);
+	free(x->briefs);
+	free(x->summary);
 	free(x->pool);
 	free(x);
 }
@@ -160,7 +164,7 @@ int rule_index_set_run(struct rule_index *x, uint32_t first, uint32_t last, uint
 	if (first > last || last >= x->count || run > 15)
 		return -EINVAL;
 	for (uint32_t i = first; i <= last; i++)
-		x->rules[i].run = run;
+		x->briefs[i].run = run;
 	return 0;
 }
 
@@ -170,6 +174,7 @@ int rule_index_effect(struct rule_index *x, uint32_t rule, const struct rule_eff
 	    effect->activity >= ACTIVITIES)
 		return -EINVAL;
 	x->rules[rule].effect = *effect;
+	x->briefs[rule].hits = effect->hits;
 	x->rules[rule].effect.application[FLOW_APPLICATION_SIZE - 1] = '\0';
 	return 0;
 }

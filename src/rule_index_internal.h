@@ -62,33 +62,60 @@ struct late_test {
 	const struct prefix_map *set;
 };
 
+/* What is read when it acts stands in one cache line. */
 struct indexed_rule {
-	struct rule_effect effect;
 	uint32_t late; /* its first late test, and how many */
 	uint32_t late_count;
-	uint32_t run; /* bit of flow_event.runs */
+	struct rule_effect effect;
+} __attribute__((aligned(64)));
+
+/* What is read when it is found. */
+struct rule_brief {
+	struct counter *hits; /* borrowed */
+	uint32_t run;	      /* bit of flow_event.runs */
 };
 
 enum {
-	CHUNK = 8, /* words of a set that are intersected at a time */
-	FOUND_MAX = 13,
+	FOUND_MAX = 9,
 	FOUND_MANY = 0xffff,
 };
 
 /* What an event of the batch matches: one cache line. */
 struct found {
+	uint64_t words;	    /* in which rules may match, by the fields that stay */
 	uint32_t set[AXES]; /* by axis; those of fields that rules change are the event's when it was noted */
 	uint16_t count;	    /* FOUND_MANY: too many to note */
 	uint16_t rule[FOUND_MAX];
 };
 
-/* Sets are places in `pool`: `words` words of rules, padded with zeros to whole chunks. */
+enum { PORT_PAGE = 256 };
+
+/* The sets of all ports, in pages. */
+struct port_table {
+	uint8_t page[PORTS / PORT_PAGE];
+	uint32_t pages;
+	uint32_t set[][PORT_PAGE];
+};
+
+static inline uint32_t port_set(const struct port_table *t, uint32_t port)
+{
+	return t->set[t->page[port / PORT_PAGE]][port % PORT_PAGE];
+}
+
+/*
+ * Sets have numbers: set n is `words` words of rules in `pool`, from n * words on.
+ *
+ * Each rule is found by one of the axes that it tests. A set has a summary: a bit for each word that has
+ * rules which are found by the set's axis. Rules that match an event are in a word of which one of the
+ * event's sets has a bit: only these words are intersected.
+ */
 struct rule_index {
 	uint32_t count;
-	uint32_t words; /* a multiple of CHUNK */
+	uint32_t words; /* at most 64: a summary is one word */
+	uint64_t always; /* a bit for each word with rules that test no axis */
 	uint64_t *pool;
-	size_t pool_used;
-	size_t pool_room;
+	uint64_t *summary;
+	uint32_t sets, sets_room;
 
 	/* Axes that some rule tests, those that stay first. */
 	uint8_t axis[AXES];
@@ -97,7 +124,7 @@ struct rule_index {
 
 	uint32_t kind[KINDS];
 	uint32_t plugin[PLUGINS];
-	uint32_t *port[2];		/* source, destination: PORTS each, or NULL */
+	struct port_table *port[2];	/* source, destination; or NULL */
 	struct prefix_map *prefixes[2]; /* value: number of a set + 1 */
 	uint32_t *prefix_set[2];
 	uint32_t prefix_other[2]; /* the set of an address in no prefix */
@@ -109,6 +136,7 @@ struct rule_index {
 	uint64_t start_lengths; /* bit n: there are starts of n octets */
 
 	struct indexed_rule *rules;
+	struct rule_brief *briefs;
 	struct late_test *late;
 	uint32_t late_count;
 	uint32_t enabled; /* the set of rules that are on */
@@ -125,6 +153,11 @@ struct rule_index {
 	uint32_t texts_used;
 	uint32_t texts_room;
 };
+
+static inline const uint64_t *set_words(const struct rule_index *x, uint32_t set)
+{
+	return x->pool + (size_t)set * x->words;
+}
 
 static inline uint32_t kind_of(uint32_t protocol, uint32_t family, uint32_t state)
 {

@@ -8,16 +8,18 @@
 
 int rule_builder_init(struct rule_builder *b, struct rule_index *x)
 {
-	*b = (struct rule_builder){.x = x};
+	*b = (struct rule_builder){.x = x, .axis = AXES};
 	b->set = calloc(x->words, sizeof(*b->set));
 	b->untested = calloc(x->words, sizeof(*b->untested));
-	return b->set && b->untested ? 0 : -ENOMEM;
+	b->keyed = calloc(AXES, x->words * sizeof(*b->keyed));
+	return b->set && b->untested && b->keyed ? 0 : -ENOMEM;
 }
 
 void rule_builder_free(struct rule_builder *b)
 {
 	free(b->set);
 	free(b->untested);
+	free(b->keyed);
 	free(b->known);
 }
 
@@ -48,7 +50,7 @@ static int grow_known(struct rule_builder *b)
 
 		if (!place)
 			continue;
-		at = hash_set(b->x->pool + place - 1, words);
+		at = hash_set(set_words(b->x, place - 1), words);
 		while (table[at & (size - 1)])
 			at++;
 		table[at & (size - 1)] = place;
@@ -59,26 +61,41 @@ static int grow_known(struct rule_builder *b)
 	return 0;
 }
 
-int rule_builder_append(struct rule_builder *b, uint32_t *place)
+/* The words in which the set at hand has rules that are found by the axis at hand. */
+static uint64_t summary(const struct rule_builder *b)
+{
+	const uint64_t *keyed = b->keyed + b->axis * b->x->words;
+	uint64_t words = 0;
+
+	for (uint32_t i = 0; i < b->x->words && b->axis < AXES; i++)
+		words |= (uint64_t)((b->set[i] & keyed[i]) != 0) << i;
+	return words;
+}
+
+int rule_builder_append(struct rule_builder *b, uint32_t *number)
 {
 	struct rule_index *x = b->x;
 
-	if (x->pool_used + x->words > x->pool_room) {
-		size_t room = x->pool_room ? 2 * x->pool_room : 64 * (size_t)x->words;
-		uint64_t *more = room > UINT32_MAX ? NULL : reallocarray(x->pool, room, sizeof(*more));
+	if (x->sets == x->sets_room) {
+		uint32_t room = x->sets_room ? 2 * x->sets_room : 64;
+		uint64_t *more = reallocarray(x->pool, (size_t)room * x->words, sizeof(*more));
 
 		if (!more)
 			return -ENOMEM;
 		x->pool = more;
-		x->pool_room = room;
+		more = reallocarray(x->summary, room, sizeof(*more));
+		if (!more)
+			return -ENOMEM;
+		x->summary = more;
+		x->sets_room = room;
 	}
-	rule_builder_copy(b, x->pool + x->pool_used, b->set);
-	*place = (uint32_t)x->pool_used;
-	x->pool_used += x->words;
+	x->summary[x->sets] = summary(b);
+	rule_builder_copy(b, x->pool + (size_t)x->sets * x->words, b->set);
+	*number = x->sets++;
 	return 0;
 }
 
-/* The place of a set equal to b->set. */
+/* The number of a set equal to b->set. */
 int rule_builder_intern(struct rule_builder *b, uint32_t *place)
 {
 	size_t size = b->x->words * sizeof(*b->set);
@@ -94,7 +111,7 @@ int rule_builder_intern(struct rule_builder *b, uint32_t *place)
 	for (; b->known[at & b->known_mask]; at++) {
 		uint32_t there = b->known[at & b->known_mask] - 1;
 
-		if (memcmp(b->x->pool + there, b->set, size) == 0) {
+		if (memcmp(set_words(b->x, there), b->set, size) == 0) {
 			*place = there;
 			return 0;
 		}
@@ -154,6 +171,10 @@ void rule_builder_use(struct rule_builder *b, uint32_t axis)
 {
 	struct rule_index *x = b->x;
 
+	b->axis = axis;
+	if (b->known)
+		memset(b->known, 0, (b->known_mask + 1) * sizeof(*b->known));
+	b->known_count = 0;
 	x->axis[x->axes++] = (uint8_t)axis;
 	if (axis < CHANGEABLE)
 		x->staying++;
