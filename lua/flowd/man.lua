@@ -363,28 +363,37 @@ return {
   return page:done()
 end
 
+-- A page that is made from annotations; `files`: what it says of FILES, path and text in turn.
+local function annotated(name, date, what, annotations, files, see_also)
+  local page = new_page(name, 7, date)
+  page:macro("Sh NAME")
+  page:macro("Nm " .. name)
+  page:macro("Nd " .. what)
+  man_rules.write(page, annotations)
+  if #files > 0 then
+    page:macro("Sh FILES")
+    page:macro("Bl -tag -width Ds")
+    for i = 1, #files, 2 do
+      page:macro("It Pa " .. files[i])
+      page:text(files[i + 1])
+    end
+    page:macro("El")
+  end
+  page:macro("Sh SEE ALSO")
+  for _, other in ipairs(see_also) do page:macro("Xr " .. other) end
+  return page:done()
+end
+
 --- flowd-lua-rules(7).
 ---@param date string as mdoc writes it: "January 2, 2026"
 ---@param annotations string text of conf/annotations/rules.lua
 ---@return string
 function man.rules(date, annotations)
-  local page = new_page("flowd-lua-rules", 7, date)
-  page:macro("Sh NAME")
-  page:macro("Nm flowd-lua-rules")
-  page:macro("Nd rules of flowd-lua, and all that they can use")
-  man_rules.write(page, annotations)
-  page:macro("Sh FILES")
-  page:macro("Bl -tag -width Ds")
-  page:macro("It Pa /usr/share/flowd-lua/cookbook")
-  page:text("Policies to copy, each a file of at most ten lines.")
-  page:macro("It Pa /usr/share/flowd-lua/annotations")
-  page:text("For editors with a Lua language server: what completes and checks rules, the configuration, plugins and backends.")
-  page:macro("El")
-  page:macro("Sh SEE ALSO")
-  page:macro("Xr flowd-lua.conf 5 ,")
-  page:macro("Xr flowd-lua-plugins 7 ,")
-  page:macro("Xr flowd-lua 8")
-  return page:done()
+  return annotated("flowd-lua-rules", date, "rules of flowd-lua, and all that they can use", annotations, {
+    "/usr/share/flowd-lua/cookbook", "Policies to copy, each a file of at most ten lines.",
+    "/usr/share/flowd-lua/annotations",
+    "For editors with a Lua language server: what completes and checks rules, the configuration, plugins and backends.",
+  }, { "flowd-lua.conf 5 ,", "flowd-lua-plugins 7 ,", "flowd-lua 8" })
 end
 
 --- flowd-lua-plugins(7).
@@ -392,16 +401,8 @@ end
 ---@param annotations string text of conf/annotations/plugins.lua
 ---@return string
 function man.plugins(date, annotations)
-  local page = new_page("flowd-lua-plugins", 7, date)
-  page:macro("Sh NAME")
-  page:macro("Nm flowd-lua-plugins")
-  page:macro("Nd plugins and backends of a site's own for flowd-lua")
-  man_rules.write(page, annotations)
-  page:macro("Sh SEE ALSO")
-  page:macro("Xr flowd-lua.conf 5 ,")
-  page:macro("Xr flowd-lua-rules 7 ,")
-  page:macro("Xr flowd-lua 8")
-  return page:done()
+  return annotated("flowd-lua-plugins", date, "plugins and backends of a site's own for flowd-lua", annotations, {},
+    { "flowd-lua.conf 5 ,", "flowd-lua-rules 7 ,", "flowd-lua 8" })
 end
 
 --- flowd-lua-console(7).

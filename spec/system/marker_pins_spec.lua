@@ -67,6 +67,16 @@ local function pass(seen, count)
   process.wait_for("packets of the stream", 20, function() return #flow_packets(seen) >= want end)
 end
 
+-- Start the daemon's flow and a stream of its packets that goes on; wait for `count` of them.
+local function mark_stream(a, b, d, count)
+  d:write(line("start", a, b, 5000, 6000))
+  d:wait_for_counter("flowd_marker_flows", 1)
+  local seen = capture.start(b, "eth0")
+  stream(a, b)
+  pass(seen, count)
+  return seen
+end
+
 -- Every packet carries the first one's label, and that is the flow's.
 local function assert_unbroken(seen)
   local packets = flow_packets(seen)
@@ -103,11 +113,7 @@ for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) d
       local a, b = pair()
       local before = shown(a)
       local d = start(a, method)
-      d:write(line("start", a, b, 5000, 6000))
-      d:wait_for_counter("flowd_marker_flows", 1)
-      local seen = capture.start(b, "eth0")
-      stream(a, b)
-      pass(seen, 100)
+      local seen = mark_stream(a, b, d, 100)
       for _ = 1, RESTARTS do
         kill(d)
         pass(seen, 100) -- nobody there
@@ -135,11 +141,7 @@ for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) d
     it("label every packet when SIGUSR2 replaces the daemon", function()
       local a, b = pair()
       local d = start(a, method)
-      d:write(line("start", a, b, 5000, 6000))
-      d:wait_for_counter("flowd_marker_flows", 1)
-      local seen = capture.start(b, "eth0")
-      stream(a, b)
-      pass(seen, 100)
+      local seen = mark_stream(a, b, d, 100)
       for i = 1, 3 do
         d:signal("USR2")
         process.wait_for("the new process", 20, function()
@@ -155,11 +157,7 @@ for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) d
     it("label every packet when the tables must be rebuilt: another layout", function()
       local a, b = pair()
       local d = start(a, method, { max_flows = 1000 })
-      d:write(line("start", a, b, 5000, 6000))
-      d:wait_for_counter("flowd_marker_flows", 1)
-      local seen = capture.start(b, "eth0")
-      stream(a, b)
-      pass(seen, 100)
+      local seen = mark_stream(a, b, d, 100)
       kill(d)
       -- Another number of flows is no reason.
       d = start(a, method, { dir = d.dir, max_flows = 2000 })
@@ -183,12 +181,8 @@ for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) d
     it("label every packet while a hundred thousand flows make the table grow, and are taken over then", function()
       local a, b = pair()
       local d = start(a, method, { max_flows = 150000 })
-      d:write(line("start", a, b, 5000, 6000))
-      d:wait_for_counter("flowd_marker_flows", 1)
+      local seen = mark_stream(a, b, d, 100)
       local memory = d:counter("flowd_marker_memory_octets")
-      local seen = capture.start(b, "eth0")
-      stream(a, b)
-      pass(seen, 100)
       for port = 1, 50 do
         local lines = {}
         for i = 1, 2000 do lines[i] = line("start", a, b, 10000 + port, 10000 + i) end
@@ -214,11 +208,7 @@ for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) d
     it("end by themselves when the daemon does not come back within the lease, and go on when it does", function()
       local a, b = pair()
       local d = start(a, method, { lease = 2 })
-      d:write(line("start", a, b, 5000, 6000))
-      d:wait_for_counter("flowd_marker_flows", 1)
-      local seen = capture.start(b, "eth0")
-      stream(a, b)
-      pass(seen, 5000) -- longer than the lease
+      local seen = mark_stream(a, b, d, 5000) -- longer than the lease
       assert_unbroken(seen)
       local killed = process.now()
       kill(d)
