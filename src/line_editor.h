@@ -20,7 +20,8 @@ enum line_editor_outcome {
 
 /*
  * Start editing. history_path: a file that is read now and written at each line that is added, mode 0600, its
- * directories are made, mode 0700; "": none. NULL when libedit cannot (out of memory, no terminal), or is not there (logged).
+ * directories are made, mode 0700; "": none. NULL when libedit cannot (out of memory, no terminal), or is not
+ * there (logged).
  */
 FFI_EXPORT struct line_editor *line_editor_open(const char *history_path);
 FFI_EXPORT void line_editor_close(struct line_editor *e);

@@ -96,7 +96,8 @@ static void on_count(lua_State *L, lua_Debug *ar)
 }
 
 /* Resume with the hook set, and put back the hook that was there. */
-static int resume(lua_State *L, lua_State *co, int arguments, uint64_t budget_ns, bool anywhere, bool *interrupted)
+static int resume(lua_State *L, lua_State *co, int arguments, uint64_t budget_ns, bool anywhere,
+		  bool *interrupted)
 {
 	struct step step = {.co = co, .anywhere = anywhere, .outer = current};
 	lua_Hook hook = lua_gethook(L);

@@ -7,8 +7,8 @@
  * a clock around each (lua_rule_clock.c). The steps' parts of the sample times the whole is what
  * each has taken, so that a sample which was held up cannot make a rule slow that is not.
  *
- * In a large batch what measuring runs is not at hand for the first events, other than what runs otherwise: these
- * do not count.
+ * In a large batch what measuring runs is not at hand for the first events, other than what runs otherwise:
+ * these do not count.
  *
  * A sample is taken when the ones before have paid for themselves: measuring takes at most one part
  * in RULE_CLOCK_PRICE of the daemon's time. When there is little to do that is every event.
@@ -46,12 +46,13 @@ struct rule_clock {
 	/* The window: what has been measured since it began. */
 	uint64_t length; /* it is over when this has passed: set by the owner */
 	uint64_t began;
-	uint64_t ended;	 /* the end of the last batch */
-	uint64_t spent;	 /* on all batches */
-	uint64_t events; /* of these */
+	uint64_t ended;	  /* the end of the last batch */
+	uint64_t spent;	  /* on all batches */
+	uint64_t events;  /* of these */
 	uint64_t sampled; /* of these, measured or found decided */
-	uint64_t begin;	 /* on looking up, for the whole batch, what declared rules match: in the samples' proportion */
-	bool over;	 /* the owner should look at it and begin another one */
+	uint64_t begin;	  /* on looking up, for the whole batch, what declared rules match: in the samples'
+			     proportion */
+	bool over;	  /* the owner should look at it and begin another one */
 	struct rule_step *sample; /* in hand: `steps` of each */
 	struct rule_step *window;
 };
