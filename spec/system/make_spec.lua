@@ -1,0 +1,53 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- What the Makefile offers, as somebody uses it who has built it.
+local cleanup = require("spec.support.cleanup")
+local process = require("spec.support.process")
+local temp = require("spec.support.temp")
+
+-- Not as a part of the make that runs the tests, and whatever that was told.
+local function make(...)
+  return process.must({ "env", "-u", "MAKEFLAGS", "-u", "MAKELEVEL", "-u", "MFLAGS", "-u", "DESTDIR", "-u", "PREFIX",
+    "make", "--no-print-directory", seconds = 300, ... })
+end
+
+describe("make", function()
+  after_each(cleanup.all)
+
+  it("alone lists every target, a line each", function()
+    local text = make()
+    assert.equal(text, make("help"))
+    local listed = {}
+    for line in text:gmatch("[^\n]+") do
+      local target, what = line:match("^  make ([%a-]+) +(%S.*)$")
+      assert.truthy(target, line)
+      assert.is_true(#what > 10, line)
+      listed[target] = true
+    end
+    for target in temp.read("Makefile"):match("\n%.PHONY: ([^\n]*)"):gmatch("%S+") do
+      assert.is_true(listed[target], target)
+    end
+    for _, target in ipairs({ "deps", "build", "run", "demo", "test", "lint", "asan", "bench", "man", "static", "install", "clean" }) do
+      assert.is_true(listed[target], target)
+    end
+  end)
+
+  it("install puts what is needed below DESTDIR and PREFIX, and leaves a configuration that is there", function()
+    local dir = temp.dir()
+    make("install", "DESTDIR=" .. dir, "PREFIX=/opt/flowd")
+    local binary = dir .. "/opt/flowd/sbin/flowd-lua"
+    assert.matches("^flowd%-lua %d", process.must({ binary, "version" }))
+    local conf = dir .. "/etc/flowd-lua/conf.lua"
+    assert.equal(conf .. ": configuration is valid\n", process.must({ binary, "check", "--conf", conf }))
+    for _, page in ipairs({ "man8/flowd-lua.8", "man5/flowd-lua.conf.5", "man7/flowd-lua-rules.7", "man7/flowd-lua-plugins.7",
+      "man7/flowd-lua-console.7" }) do
+      assert.matches("^%.Dd ", temp.read(dir .. "/opt/flowd/share/man/" .. page) or page)
+    end
+    assert.matches("\nExecStart=!?/opt/flowd/sbin/flowd%-lua ", temp.read(dir .. "/lib/systemd/system/flowd-lua.service"))
+    assert.truthy(temp.read(dir .. "/usr/lib/sysusers.d/flowd-lua.conf"))
+    assert.truthy(temp.read(dir .. "/opt/flowd/share/flowd-lua/cookbook/by_port.lua"))
+
+    temp.write(conf, "return {}\n")
+    make("install", "DESTDIR=" .. dir, "PREFIX=/opt/flowd")
+    assert.equal("return {}\n", temp.read(conf))
+  end)
+end)
