@@ -101,7 +101,7 @@ static uint64_t number_of(const struct flow_slot *f, uint32_t field)
 	case FLOW_QUERY_SOURCE:
 		return f->source;
 	case FLOW_QUERY_RULE:
-		return f->rule;
+		return f->rule ? (uint32_t)f->rules << 16 | f->rule : 0;
 	case FLOW_QUERY_LABEL:
 		return f->label;
 	case FLOW_QUERY_START:
@@ -310,6 +310,14 @@ static void add_up(struct flow_query_sum *sum, const struct flow_slot *f)
 	sum->bytes_received += f->bytes_received;
 }
 
+/* Rules of lists before have numbers that mean others now. */
+static uint32_t group_of(const struct flow_query *q, const struct flow_slot *f)
+{
+	if (q->group_by == FLOW_QUERY_RULE && f->rule != 0 && f->rules != q->table->rules)
+		return FLOW_QUERY_GROUPS - 1;
+	return number_of(f, q->group_by) % FLOW_QUERY_GROUPS;
+}
+
 static void scan(struct flow_query *q, uint32_t budget)
 {
 	uint32_t used = q->table->header->slots_used;
@@ -322,7 +330,7 @@ static void scan(struct flow_query *q, uint32_t budget)
 			continue;
 		add_up(&q->total, f);
 		if (q->groups)
-			add_up(&q->groups[number_of(f, q->group_by) % FLOW_QUERY_GROUPS], f);
+			add_up(&q->groups[group_of(q, f)], f);
 		keep(q, f);
 		if (!q->sort && !q->all && !q->groups && q->limit > 0 && q->rows_count == q->limit) {
 			q->scanned = true;

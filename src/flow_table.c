@@ -175,3 +175,13 @@ uint32_t flow_table_drain(struct flow_table *t, struct flow_batch *b)
 		t->drain_from = 0;
 	return b->count;
 }
+
+void flow_table_set_rules(struct flow_table *t, uint16_t rules)
+{
+	t->rules = rules;
+}
+
+uint16_t flow_table_rules(const struct flow_table *t)
+{
+	return t->rules;
+}

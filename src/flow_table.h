@@ -72,7 +72,7 @@ struct flow_slot {
 	uint32_t uid;		/* reserved: owner of the socket */
 	uint32_t pid;
 	uint16_t announced; /* experiment * 64 + activity before the rules */
-	uint16_t spare;
+	uint16_t rules;	    /* which rules `rule` is one of: flow_table_set_rules */
 	uint32_t ended_batch; /* ENDED: state_header.batch, its low bits */
 
 	char application[48]; /* FLOW_APPLICATION_SIZE; NUL-terminated */
@@ -99,6 +99,10 @@ FFI_EXPORT void flow_table_close(struct flow_table *t);
  * - no room: no slot; DECIDED and DROPPED; counted in flowd_flows_refused_total.
  * Sets slot, start_us, label and the flags named here; leaves the others. */
 FFI_EXPORT void flow_table_resolve(struct flow_table *t, struct flow_batch *b);
+
+/* From now on rules are numbered anew: what flows remember of them is a number in this list. 0: no list. */
+FFI_EXPORT void flow_table_set_rules(struct flow_table *t, uint16_t rules);
+FFI_EXPORT uint16_t flow_table_rules(const struct flow_table *t);
 
 /* Write down what was decided, in order, and set DELIVER on what backends get:
  * - a dropped start gives its slot back; of an open flow it changes nothing;

@@ -262,8 +262,9 @@ static bool settle_tag(struct flow_table *t, struct flow_event *e, uint32_t know
 	return true;
 }
 
-static void write_flow(struct flow_slot *f, const struct flow_event *e)
+static void write_flow(const struct flow_table *t, struct flow_slot *f, const struct flow_event *e)
 {
+	f->rules = t->rules;
 	f->label = e->label;
 	f->route = e->route;
 	f->experiment = e->experiment;
@@ -293,7 +294,7 @@ static void open_flow(struct flow_table *t, struct flow_slot *f, struct flow_eve
 	f->bytes_received = 0;
 	f->socket_cookie = 0;
 	memset(&f->uid, 0, sizeof(*f) - offsetof(struct flow_slot, uid));
-	write_flow(f, e);
+	write_flow(t, f, e);
 	f->phase &= FLOW_PHASE_ENDING;
 	flow_table_fence();
 	f->commit = FLOW_SLOT_OPEN;
@@ -311,7 +312,7 @@ void flow_table_change(struct flow_table *t, struct flow_slot *f, const struct f
 	flow_table_fence();
 	h->undo_slot = (uint32_t)(f - t->slots) + 1;
 	flow_table_fence();
-	write_flow(f, e);
+	write_flow(t, f, e);
 	flow_table_fence();
 	h->undo_slot = 0;
 }

@@ -33,6 +33,7 @@ struct flow_table {
 	uint32_t flows_max;
 	uint32_t live; /* 5-tuples taken: open or reserved, not ending */
 	uint64_t random;
+	uint16_t rules; /* written into flows that are decided */
 
 	struct sock_diag *diag; /* borrowed, or NULL */
 	/* New TCP flows, whose sockets are asked for at the end of the batch, and how many more may be at

@@ -93,6 +93,8 @@ static void reapply(struct flow_table *t, struct flow_event *e, struct flow_batc
 		counts->rerouted++;
 	else
 		counts->unchanged++;
+	if (!dry)
+		f->rules = t->rules;
 	if (!dry && (tag || e->route != f->route || e->rule != f->rule))
 		change(t, f, e, ended, tag);
 }

@@ -23,6 +23,7 @@ local privileges = require("flowd.privileges")
 local registry_updates = require("flowd.registry_updates")
 local reapply = require("flowd.reapply")
 local reload = require("flowd.reload")
+local rule_names = require("flowd.rule_names")
 local snapshot = require("flowd.snapshot")
 local sockets = require("flowd.sockets")
 local stats = require("flowd.stats")
@@ -213,6 +214,10 @@ local no_rules = { run = function() end, try = function() end }
 function Daemon:use_policy(policy, rules)
   policy:call("flowd.policy_load.activate", self.off)
   self.policy, self.rules = policy, rules
+  self.rule_names = self.rule_names or rule_names.open(self.values.runtime_dir .. "/rules")
+  local names = {}
+  for number, rule in ipairs(self.config.rules) do names[number] = rule.name end
+  self.rule_names:use(names, self.table)
   self.pipeline = pipeline.new({
     table = self.table, batch = self.batch, chain = rules > 0 and policy or no_rules, backends = self.backends,
     observe = flow_log.new(self.registry, self.bits),

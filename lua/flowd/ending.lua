@@ -105,6 +105,7 @@ function ending.release(self)
   if self.sockets then self.sockets:close() end
   if self.table and self.table ~= nil then api.flow_table_close(self.table) end
   if self.state and self.state ~= nil then api.state_close(self.state, true) end
+  if self.rule_names then self.rule_names:remove() end
   if self.pid_file then api.process_remove_pid_file(self.pid_file) end
   privileges.close()
 end

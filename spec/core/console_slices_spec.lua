@@ -43,6 +43,7 @@ describe("the console, left at every instruction,", function()
       local ok, message = inject(1, event)
       return ok, message
     end,
+    console_rule = function(_, number) return bound.chain.rules[number].name end,
     console_modules = function(kind) return { { name = "a " .. kind, state = "running", options = { x = 1 } } } end,
     console_marker = function() return { flows = 1, memory = 2, interfaces = {} } end,
     console_loglevel = function() return "info" end,

@@ -176,6 +176,14 @@ describe("the console's commands:", function()
     assert.same({ "seven", 1, 0, "on" }, { list[1].name, list[1].hits, list[1].errors, list[1].state })
     assert.same({ "bad", 0, 1 }, { list[2].name, list[2].hits, list[2].errors })
     assert.matches("seven +1 +0 .*on +conf.lua:%d+", ask("rules()"))
+    for port = 2000, 2999 do d:write(announce(port)) end
+    d:wait_for_counter("flowd_flows_open", 1001)
+    require("spec.support.process").wait_for("the time of a rule", SECONDS, function()
+      ask('inject "tcp ::1 1 ::1 2 atlas 1"')
+      local rule = value("rules()")[1]
+      return rule.event_ns and rule.event_ns > 0 and rule.share
+    end)
+    assert.matches("seven +%d+ +0 +%d+ [nu]s +%d+%.%d%% +on", ask("rules()"))
   end)
 
   it("disable and enable switch a rule, until a reload", function()
@@ -228,7 +236,11 @@ describe("the console's commands:", function()
     assert.matches('rule "eight" { match = { dst_port = 80 }, set = { activity = 9 } },', text, 1, true)
     assert.equal(1, #value("rules()"))
     assert.equal("reloaded\n", ask("reload()"))
-    assert.matches("one of a configuration before", ask('flow "tcp ::1 2 ::1 80"'), 1, true)
+    -- What they decided is still known to be theirs.
+    assert.matches("rule +eight %(the rules have changed since%)", ask('flow "tcp ::1 2 ::1 80"'))
+    assert.equal(2, value('flows{rule="eight", count=true}'))
+    assert.same({ value = 65535, name = "(of a configuration before)", flows = 3, bytes_sent = 0, bytes_received = 0 },
+      value('flows{by="rule"}')[1])
   end)
 
   it("rule works where the files have none, with what was assigned at the prompt", function()

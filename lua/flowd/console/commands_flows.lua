@@ -48,7 +48,8 @@ local columns = {
   { title = "ID", right = true }, { title = "PROTO", spare = 7 }, { title = "SRC" }, { title = "DST" },
   { title = "EXPERIMENT" }, { title = "ACTIVITY", spare = 8 }, { title = "AGE", right = true, spare = 6 },
   { title = "SENT", right = true, spare = 3 }, { title = "RECEIVED", right = true, spare = 2 },
-  { title = "PLUGIN", spare = 4 }, { title = "RULE", spare = 5 }, { title = "APPLICATION", spare = 1 },
+  { title = "PLUGIN", spare = 4 }, { title = "RULE", spare = 5, optional = true },
+  { title = "APPLICATION", spare = 1, optional = true },
 }
 
 local function show_flows(list, write, width, view)
@@ -89,7 +90,8 @@ local function flow_lines(f)
     seen = ("%s (%s ago)"):format(time_text(f.seen), age_text(now - f.seen)),
     bytes_sent = ("%d"):format(f.bytes_sent), bytes_received = ("%d"):format(f.bytes_received),
     label = f.label and ("0x%05x"):format(f.label), plugin = f.plugin,
-    rule = f.rule or f.decided and "one of a configuration before" or "none: it is as announced",
+    rule = f.rule and f.rule .. (f.rule_before and " (the rules have changed since)" or "") or f.decided and "one of long ago"
+      or "none: it is as announced",
     backends = #f.backends > 0 and table.concat(f.backends, ", ") or "none",
   }
   return out

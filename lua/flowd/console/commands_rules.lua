@@ -28,21 +28,32 @@ local function find(command, name)
     type(name) == "string" and suggest.hint(name, names) or ""), 0)
 end
 
+local function duration(ns)
+  if not ns then return "" end
+  if ns < 1e4 then return ("%.0f ns"):format(ns) end
+  if ns < 1e7 then return ("%.0f us"):format(ns / 1e3) end
+  return ("%.0f ms"):format(ns / 1e6)
+end
+
 local function show_rules(list, write, width)
   if #list == 0 then return write("there are no rules\n") end
   local function row(i)
     local r = list[i]
-    return { tostring(i), r.name, ("%d"):format(r.hits), ("%d"):format(r.errors), r.state, r.from }
+    return { tostring(i), r.name, ("%d"):format(r.hits), ("%d"):format(r.errors), duration(r.event_ns),
+      r.event_ns and r.share and ("%.1f%%"):format(r.share * 100) or "", r.state, r.from }
   end
   format.columns({ { title = "", right = true }, { title = "NAME" }, { title = "HITS", right = true },
-    { title = "ERRORS", right = true }, { title = "STATE" }, { title = "FROM", spare = 1 } }, #list, row, write, width)
+    { title = "ERRORS", right = true }, { title = "TIME", right = true, optional = true },
+    { title = "SHARE", right = true, spare = 2, optional = true }, { title = "STATE" },
+    { title = "FROM", spare = 1 } }, #list, row, write, width)
 end
 
 local function rules()
   local list, typed_in = {}, typed().names()
+  place.chain():update_times()
   for i, rule in ipairs(place.chain().rules) do
     list[i] = {
-      number = i, name = rule.name, hits = rule.hits, errors = rule.errors,
+      number = i, name = rule.name, hits = rule.hits, errors = rule.errors, event_ns = rule.event_ns, share = rule.share,
       state = rule.off and "off" or "on", file = rule.file, line = rule.line,
       from = typed_in[rule.name] and "typed in" or ("%s:%d"):format(rule.file:match("[^/]*$"), rule.line),
     }
@@ -150,8 +161,10 @@ end
 
 return {
   {
-    name = "rules", usage = "rules()", summary = "the rules in order: hits, errors, on or off, where from",
-    doc = "Rules that were typed in stand where they run. enable(name) and disable(name) switch one on and off.",
+    name = "rules", usage = "rules()", summary = "the rules in order: hits, errors, time, on or off, where from",
+    doc = [[TIME is what the rule took of late for each event that came to it, SHARE its part of the daemon's time; both are measured on
+a sample of the events, and not there until there were some. Rules that were typed in stand where they run. enable(NAME) and
+disable(NAME) switch one on and off.]],
     example = "rules()", run = rules,
   },
   {

@@ -101,7 +101,6 @@ end
 local function session_of(client, options)
   local self = sessions[client]
   if not self then
-    place.set_since(options.since_us or 0)
     self = setmetatable({ client = client, user = options.user, readonly = options.readonly, out = {}, said = {}, octets = 0,
       deferred = {} },
       Session)

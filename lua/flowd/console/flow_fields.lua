@@ -140,14 +140,17 @@ simple("plugin", C.FLOW_QUERY_SOURCE, function(v)
   end
   return known("plugin", v, found, names)
 end)
-simple("rule", C.FLOW_QUERY_RULE, function(v)
-  local names, found = {}, nil
-  for number, rule in ipairs(place.chain().rules) do
-    names[#names + 1] = rule.name
-    if rule.name == v then found = number end
+-- Of today's rules, and of those before.
+function conditions.rule(value)
+  local list = place.call("console_rule_numbers", value)
+  if type(value) ~= "string" or #list == 0 then
+    local names = {}
+    for number, rule in ipairs(place.chain().rules) do names[number] = rule.name end
+    known("rule", value, nil, names)
   end
-  return known("rule", v, found, names)
-end)
+  for i, number in ipairs(list) do list[i] = { field = C.FLOW_QUERY_RULE, low = number, high = number } end
+  return list
+end
 simple("backend", C.FLOW_QUERY_ROUTE, function(v)
   local names = {}
   for name in pairs(place.bits()) do names[#names + 1] = name end
@@ -256,7 +259,7 @@ function fields.label(field, value, experiment)
   elseif field == "plugin" then
     return fields.plugin(value) or value
   elseif field == "rule" then
-    return fields.rule(value) or "none"
+    return value == C.FLOW_QUERY_GROUPS - 1 and "(of a configuration before)" or fields.rule(value) or "none"
   end
   return value
 end
@@ -338,7 +341,8 @@ local get = {
   bytes_received = function(f) return tonumber(f.bytes_received) end,
   label = function(f) return f.key.family == 6 and f.label or nil end,
   plugin = function(f) return fields.plugin(f.source) end,
-  rule = function(f) return place.rule_name(f.rule, tonumber(f.seen_us)) end,
+  rule = function(f) return (place.rule_of(f)) end,
+  rule_before = function(f) return not select(2, place.rule_of(f)) or nil end,
   decided = function(f) return f.rule ~= 0 end,
   backends = function(f) return backends_of(f.route) end,
 }

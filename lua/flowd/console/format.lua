@@ -274,8 +274,10 @@ end
 local function measure(columns, rows, first, last, width, widths, shown)
   for i, column in ipairs(columns) do
     widths[i] = math.max(widths[i] or 0, columns_of(column.title))
-    for n = first, last do widths[i] = math.max(widths[i], columns_of(rows[n][i])) end
-    shown[i] = true
+    local widest = 0
+    for n = first, last do widest = math.max(widest, columns_of(rows[n][i])) end
+    widths[i] = math.max(widths[i], widest)
+    shown[i] = widest > 0 or not column.optional
   end
   local function total()
     local sum = -2
@@ -304,7 +306,8 @@ local BLOCK = 500 -- rows that are measured together, below a title
 
 --- Rows in columns that fit the terminal. When they do not, columns with the lowest `spare` go first, then the
 --- widest are shortened.
----@param columns { title: string, right: boolean?, spare: integer? }[] spare: 1 goes first; nil: never
+---@param columns { title: string, right: boolean?, spare: integer?, optional: boolean? }[] spare: 1 goes first; nil:
+---   never. optional: left out where it is empty
 ---@param count integer of rows
 ---@param row fun(n: integer): string[] asked once for each, in order
 ---@param write fun(text: string)

@@ -3,7 +3,7 @@
 jit.off(true, true)
 
 local ffi = require("ffi")
-require("flowd.api")
+local api = require("flowd.api")
 
 local place = {}
 
@@ -40,34 +40,18 @@ function place.state() return inside.state end
 --- Everything that is known here.
 function place.inside() return inside end
 
--- ---- which rule a number means --------------------------------------------------------
+-- Names of rules by list and number, and whether they are of today's list.
+local names = {}
 
--- Rules have numbers, and flows keep that of the rule that decided; numbers change when rules are typed in. Until
--- when they meant what: { to_us, names }, the oldest first.
-local numbering = {}
-local since_us = 0
-
---- When this configuration was loaded: flows that were decided before know numbers of the one before.
-function place.set_since(us) since_us = us end
-
---- From now on numbers mean something else.
-function place.renumber()
-  local names = {}
-  for number, rule in ipairs(inside.chain.rules) do names[number] = rule.name end
-  numbering[#numbering + 1] = { to_us = tonumber(require("flowd.api").clock_realtime_us()), names = names }
-end
-
---- The name of a flow's rule; nil: none, or of a configuration before.
----@param number integer
----@param seen_us number when the flow's last event came
----@return string|nil
-function place.rule_name(number, seen_us)
-  if number == 0 or seen_us < since_us then return nil end
-  for _, before in ipairs(numbering) do
-    if seen_us < before.to_us then return before.names[number] end
-  end
-  local rule = inside.chain and inside.chain.rules[number]
-  return rule and rule.name
+--- The rule that decided about a flow.
+---@param flow ffi.cdata* const struct flow_slot *
+---@return string|nil name nil: none, or nobody knows any more
+---@return boolean now is it one of today's rules?
+function place.rule_of(flow)
+  if flow.rule == 0 then return nil, true end
+  local key = flow.rules * 65536 + flow.rule
+  if names[key] == nil then names[key] = host.call("console_rule", flow.rules, flow.rule) or false end
+  return names[key] or nil, flow.rules == api.flow_table_rules(place.table())
 end
 
 local flows

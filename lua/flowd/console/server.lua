@@ -231,7 +231,7 @@ function Server:request(client, kind, body)
   if not session then return end
   local given, text = parse_options(body)
   local options = {
-    since_us = self.since_us, user = session.user, readonly = session.readonly, json = given.format == "json",
+    user = session.user, readonly = session.readonly, json = given.format == "json",
     interactive = given.interactive == "1", width = math.min(math.max(tonumber(given.width) or 80, 20), 1000),
   }
   session.typed = text:sub(1, TEXT_LOGGED)
@@ -317,7 +317,6 @@ function Server:use(call)
     end
   end
   self.call = call
-  self.since_us = tonumber(api.clock_realtime_us())
   self:schedule()
 end
 

@@ -69,10 +69,13 @@ function Service:hosts()
     end,
     console_table = function() return tonumber(ffi.cast("intptr_t", daemon.table)) end,
     -- Without rules the policy's state is not entered for events.
-    console_rules = function(count)
-      self.rules = count
+    console_rules = function(names)
+      self.rules = #names
       self:route_events()
+      daemon.rule_names:use(names, daemon.table)
     end,
+    console_rule = function(list, number) return daemon.rule_names:find(list, number) end,
+    console_rule_numbers = function(name) return daemon.rule_names:numbers(name) end,
     console_tracing = function(on)
       self.tracing = on
       self:route_events()

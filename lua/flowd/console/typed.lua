@@ -72,7 +72,8 @@ local function compile(wanted)
   local inside = place.inside()
   local loaded = inside.config
   local chain, problems = rules.compile(wanted, {
-    note = inside.note, registry = loaded.registry, backends = inside.bits, plugins = loaded.values.plugins,
+    slow_percent = loaded.values.slow_rule_percent, note = inside.note, registry = loaded.registry,
+    backends = inside.bits, plugins = loaded.values.plugins,
     source_id = function(name) return api.state_name_id(inside.state, name) end,
     source_name = function(id)
       local name = api.state_name(inside.state, id)
@@ -93,11 +94,12 @@ local function use(chain, wanted)
       if rule.off and now.name == rule.name and now.file == rule.file and now.line == rule.line then chain:switch(now, false) end
     end
   end
-  place.renumber()
   inside.chain = chain
   list = wanted
   for _, listener in ipairs(listeners) do listener(chain) end
-  place.call("console_rules", #wanted)
+  local names = {}
+  for number, rule in ipairs(chain.rules) do names[number] = rule.name end
+  place.call("console_rules", names)
 end
 
 local function check_placement(placement)
