@@ -4,6 +4,7 @@
  */
 #include <lauxlib.h>
 #include <lualib.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +37,8 @@ int main(int argc, char **argv)
 	int status = EXIT_FAILURE;
 
 	handover_init(argv);
+	/* The one thread that there is beside us, marker_early.h, needs no memory apart. */
+	mallopt(M_ARENA_MAX, 1);
 	L = lua_state_new(find_lua_path(argc, argv));
 	if (!L) {
 		fputs("flowd-lua: out of memory\n", stderr);

@@ -17,6 +17,7 @@
 
 #include "label.skel.h"
 #include "log.h"
+#include "marker_early.h"
 #include "marker_internal.h"
 #include "privileges.h"
 
@@ -52,19 +53,30 @@ static int load(struct marker *m, uint32_t marks_max)
 	return r == 0 && m->reused ? marker_table_adopt(&m->table) : r;
 }
 
-struct marker *marker_open_pinned(uint32_t marks_max, const char *directory, char *error, size_t error_size)
+int marker_new(struct marker **out)
 {
 	struct marker *m = calloc(1, sizeof(*m));
-	int r = -ENOMEM;
+	int r;
 
+	*out = m;
 	if (!m)
-		goto fail;
+		return -ENOMEM;
 	m->clock_program = -1;
-	libbpf_set_print(print_libbpf);
 	r = libbpf_num_possible_cpus();
 	if (r < 0)
-		goto fail;
+		return r;
 	m->cpus = (uint32_t)r;
+	return 0;
+}
+
+struct marker *marker_open_pinned(uint32_t marks_max, const char *directory, char *error, size_t error_size)
+{
+	struct marker *m = marker_early_take();
+	int r = m ? 0 : marker_new(&m);
+
+	libbpf_set_print(print_libbpf);
+	if (r < 0)
+		goto fail;
 	if (directory) {
 		marker_pins_open(&m->pins, directory);
 		m->adopting = true;

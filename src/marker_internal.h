@@ -94,6 +94,9 @@ struct marker {
 	struct marker_table table;
 };
 
+/* A marker with nothing in it, for marker_close. 0 or -errno. */
+int marker_new(struct marker **out);
+
 /* -- the table: marker_flows.c -- */
 
 /* Elements of the array for a capacity, and back (0: none has so many). */
@@ -130,8 +133,11 @@ void marker_flows_carry(struct marker_flows *to, uint32_t there, const struct ma
 
 /* A capacity for so many marks. */
 uint32_t marker_capacity(uint64_t marks);
-/* Load the programs, with the pinned maps or new ones, and map those. 0 or -errno. */
+/* Load the programs, with the pinned maps or new ones (which may be there from marker_load_early), and
+ * map those. 0 or -errno. */
 int marker_load(struct marker *m, uint32_t marks_max);
+/* Load them with new maps, as nearly every first start of a daemon wants them. 0 or -errno. */
+int marker_load_early(struct marker *m);
 /* Have label_bare too. 0 or -errno. */
 int marker_load_bare(struct marker *m);
 /* Give the table another capacity: no packet of a marked flow passes unmarked meanwhile. 0 or -errno: then
@@ -157,6 +163,8 @@ void marker_table_settle(struct marker_table *t);
  */
 int marker_link_attach(struct marker_link *link, const struct marker_pins *pins, int program_fd, int method,
 		       bool keep, char *error, size_t error_size);
+/* A TCX link before all others of an interface: its descriptor, or -errno. */
+int marker_link_create(int program_fd, int ifindex);
 /* Give a link a program, in place of the one that it has. 0 or -errno. */
 int marker_link_renew(struct marker_link *link, int program_fd);
 void marker_link_detach(struct marker_link *link, const struct marker_pins *pins);

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "log.h"
+#include "marker_early.h"
 #include "marker_internal.h"
 
 enum {
@@ -60,14 +61,34 @@ static bool adopt_tcx(struct marker_link *link, const struct marker_pins *pins, 
 	return false;
 }
 
-static int attach_tcx(struct marker_link *link, const struct marker_pins *pins, int program_fd, bool keep)
+int marker_link_create(int program_fd, int ifindex)
 {
 	struct bpf_link_create_opts opts = {.sz = sizeof(opts), .flags = LINK_BEFORE};
+
+	return bpf_link_create(program_fd, ifindex, (enum bpf_attach_type)TCX_EGRESS, &opts);
+}
+
+/* The link that was made early, when there is one. */
+static int take_early(int program_fd, int ifindex)
+{
+	int fd = marker_early_link(ifindex);
+
+	if (fd >= 0 && bpf_link_update(fd, program_fd, NULL) < 0) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
+static int attach_tcx(struct marker_link *link, const struct marker_pins *pins, int program_fd, bool keep)
+{
 	int fd;
 
 	if (adopt_tcx(link, pins, program_fd, keep))
 		return 0;
-	fd = bpf_link_create(program_fd, link->ifindex, (enum bpf_attach_type)TCX_EGRESS, &opts);
+	fd = take_early(program_fd, link->ifindex);
+	if (fd < 0)
+		fd = marker_link_create(program_fd, link->ifindex);
 	if (fd < 0)
 		return fd;
 	link->fd = fd;

@@ -35,6 +35,7 @@ struct request {
 		*sharing; /* with these, but for the table if its capacity differs, else new ones */
 	bool bare;
 	bool clock;
+	bool early; /* in a thread that takes no signal */
 };
 
 uint32_t marker_capacity(uint64_t marks)
@@ -109,7 +110,7 @@ static int load(struct marker *m, struct label_bpf **out, const struct request *
 		return -errno;
 	r = prepare(m, s, q);
 	if (r == 0)
-		r = load_undisturbed(s);
+		r = q->early ? label_bpf__load(s) : load_undisturbed(s);
 	if (r == 0)
 		*out = s;
 	else
@@ -166,6 +167,25 @@ static int map_cpus(struct marker *m)
 	return 0;
 }
 
+int marker_load_early(struct marker *m)
+{
+	struct request q = {.clock = true, .capacity = MARKER_CAPACITY_START, .early = true};
+
+	return load_best(m, &m->skeleton, &q);
+}
+
+/* What was loaded early, when it serves. */
+static struct label_bpf *take_early(struct marker *m, uint32_t capacity)
+{
+	struct label_bpf *s = m->skeleton;
+
+	m->skeleton = NULL;
+	if (s && capacity == MARKER_CAPACITY_START)
+		return s;
+	label_bpf__destroy(s);
+	return NULL;
+}
+
 int marker_load(struct marker *m, uint32_t marks_max)
 {
 	struct request q = {.pinned = true, .clock = true, .capacity = marker_pins_capacity(&m->pins)};
@@ -175,9 +195,10 @@ int marker_load(struct marker *m, uint32_t marks_max)
 
 	if (start > MARKER_CAPACITY_START)
 		start = MARKER_CAPACITY_START;
+	s = take_early(m, q.capacity == 0 ? start : 0);
 	if (q.capacity == 0)
 		q.capacity = start;
-	r = load_best(m, &s, &q);
+	r = s ? 0 : load_best(m, &s, &q);
 	if (r == 0 && !m->reused && q.capacity != start) {
 		/* That was the size of a table that could not be taken over. */
 		label_bpf__destroy(s);

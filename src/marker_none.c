@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "marker.h"
+#include "marker_early.h"
 #include "marker_kernel.h"
 #include "marker_pins.h"
 
@@ -218,4 +219,22 @@ int marker_kernel_read(const char *path, struct marker_kernel *out)
 	(void)path;
 	(void)out;
 	return -ENOTSUP;
+}
+
+void marker_early_start(void)
+{
+}
+
+void marker_early_attach(const char *directory, const char *interfaces)
+{
+	(void)directory;
+	(void)interfaces;
+}
+
+void marker_early_wait(void)
+{
+}
+
+void marker_early_end(void)
+{
 }

@@ -139,7 +139,7 @@ function Loader:run_file(path, text)
 end
 
 local function names_of(kind, directories)
-  local names, seen = plugins.builtin(kind), {}
+  local names, seen = { unpack(plugins.builtin(kind)) }, {}
   for _, directory in ipairs(directories) do
     for _, path in ipairs(glob(directory .. "/*.lua") or {}) do
       local name = path:match("([^/]+)%.lua$")
@@ -333,9 +333,10 @@ end
 
 -- Every problem as FILE:LINE: path: message, in the order of the lines.
 function Loader:report()
+  local lines = source_lines.read(self.text)
   for _, problem in ipairs(self.problems) do
     if problem.keys then
-      problem.line = self.lines:find(problem.keys)
+      problem.line = lines:find(problem.keys)
       local path = schema.path_text(problem.keys)
       problem.text = ("%s:%d: %s%s"):format(self.path, problem.line, path ~= "" and path .. ": " or "",
         problem.message)
@@ -394,7 +395,7 @@ local function load_file(path, overrides, kept)
   local text, message = self:read(path, ffi.C.TRUST_OWN_FILE)
   if not text then return nil, { message } end
   self:expect_memory(text)
-  self.lines = source_lines.read(text)
+  self.text = text
   local ok, raw, made = self:run_file(path, text)
   if not ok then return nil, { raw } end
   if type(raw) ~= "table" then

@@ -16,6 +16,7 @@ local flow_log = require("flowd.flow_log")
 local flow_line = require("flowd.flow_line")
 local known_tags = require("flowd.known_tags")
 local notify = require("flowd.notify")
+local pins = require("flowd.pins")
 local pipeline = require("flowd.pipeline")
 local plugins = require("flowd.plugins")
 local policy_state = require("flowd.policy_state")
@@ -258,8 +259,20 @@ function Daemon:adopt_flows(running)
   end
 end
 
+-- The kernel takes its time over attaching: it begins as soon as the interfaces are known. Not with the
+-- privileges of a user that we leave.
+local function attach_early(values)
+  if values.user ~= "" or api.privileges_uid() ~= 0 then return end
+  for name, options in pairs(values.backends) do
+    if (options.use or name) == "marker" and options.method ~= "clsact" then
+      api.marker_early_attach(pins.directory(values.runtime_dir), table.concat(options.interfaces, " "))
+    end
+  end
+end
+
 function Daemon:build()
   local config = self.config
+  attach_early(self.values)
   local problem = privileges.take(config)
   if problem then refuse("%s", problem) end
   self:prepare_directories()
@@ -273,10 +286,12 @@ function Daemon:build()
   if not bits then refuse("%s", message) end
   -- Backends first: a plugin may deliver events from the moment it starts.
   self:start_backends(bits, {})
+  api.marker_early_end()
   local rules, problems = self.builder:now("flowd.policy_load.compile", self:rules_options(bits))
   if not rules then refuse("%s", table.concat(problems, "; ")) end
   self.builder.policy:call("flowd.policy_load.warm")
   self:use_policy(self.builder.policy, rules)
+  if api.flow_table_count(self.table) > 0 then jit.on() end
   self:adopt_flows({})
   self:start_plugins({})
   -- The input that was left is through: flows that had ended before are not needed any more.
@@ -379,6 +394,7 @@ function daemon.run(config, builder, kept)
   end
   notify("READY=1\nSTATUS=" .. (#self.failed > 0 and "some parts did not start" or "running"))
   collectgarbage("restart")
+  jit.on()
   loop.run()
   if self.values.on_stop == "keep" then return ending.leave(self) end
   return ending.stop(self)

@@ -22,7 +22,14 @@ Numbers.__index = Numbers
 ---@return flowd.Numbers
 function numbers.new(ctype, max, empty)
   local array = ffi.new(ctype .. "[?]", max)
-  for i = 0, max - 1 do array[i] = empty end
+  array[0] = empty
+  -- Twice as many each time: nothing is compiled yet when this runs.
+  local done = 1
+  while done < max do
+    local more = math.min(done, max - done)
+    ffi.copy(array + done, array, more * ffi.sizeof("void *"))
+    done = done + more
+  end
   -- As a pointer it is a constant of the machine code; an array is not.
   return setmetatable({ pointers = ffi.cast(ctype .. " *", array), array = array, empty = empty, max = max, used = 0, free = {} },
     Numbers)

@@ -14,11 +14,16 @@ local plugins = {}
 
 local singular = { plugins = "plugin", backends = "backend" }
 
+local builtin = {}
+
 --- Names of the built-in modules of a kind.
 ---@param kind "plugins"|"backends"
----@return string[]
+---@return string[] names to be read only
 function plugins.builtin(kind)
-  local names = {}
+  local names = builtin[kind]
+  if names then return names end
+  names = {}
+  builtin[kind] = names
   for _, module in ipairs(_flowd.embedded()) do
     local name = module:match("^" .. kind .. "%.([%w_]+)$")
     if name then names[#names + 1] = name end

@@ -67,6 +67,7 @@ function load.compile(options)
   })
   if not chain then return nil, problems end
   inside.chain = chain
+  jit.on()
   function chain.on_discard(rule)
     for _, defined in ipairs(loaded.rules) do
       if defined.name == rule.name then defined.body = false end

@@ -154,6 +154,8 @@ function privileges.take(config)
   local values = config.values
   local uid = api.privileges_uid()
   api.privileges_raise_memlock()
+  -- Privileges are a thread's: one that runs beside us would keep them.
+  if uid ~= 0 or values.user ~= "" then api.marker_early_wait() end
   if values.user == "" then
     if values.group ~= "" then return "group: goes with the option user, which is not set" end
   else

@@ -121,37 +121,40 @@ function Registry:each(fn)
   end
 end
 
-local function check_name(problems, where, name)
+-- Where something is: what follows a check's other arguments, for string.format. A daemon starts with several
+-- hundred checks and no problem.
+local function check_name(problems, name, where, ...)
   if type(name) ~= "string" or name == "" or #name > NAME_MAX or name:find("%c") then
-    problems[#problems + 1] = ("%s: expected a name of 1 to %d characters, got %s"):format(where, NAME_MAX,
+    problems[#problems + 1] = ("%s, name: expected a name of 1 to %d characters, got %s"):format(where:format(...), NAME_MAX,
       type(name) == "string" and ("%q"):format(name:sub(1, NAME_MAX)) or type(name))
     return false
   end
   return true
 end
 
-local function check_id(problems, where, id, max)
+local function check_id(problems, id, max, where, ...)
   if type(id) ~= "number" or id ~= math.floor(id) or id < 1 or id > max then
-    problems[#problems + 1] = ("%s: expected an id from 1 to %d, got %s"):format(where, max, tostring(id))
+    problems[#problems + 1] = ("%s, id: expected an id from 1 to %d, got %s"):format(where:format(...), max, tostring(id))
     return false
   end
   return true
 end
 
+local ACTIVITY, EXPERIMENT = "experiment %s, activity %d", "experiment %d"
+
 -- One experiment's activities: list of { id, name } in any order.
 local function add_activities(experiment, list, problems)
   for position, a in ipairs(list) do
-    local where = ("experiment %s, activity %d"):format(experiment.name, position)
-    local named = check_name(problems, where .. ", name", a.name)
-    local numbered = check_id(problems, where .. ", id", a.id, ACTIVITY_MAX)
+    local named = check_name(problems, a.name, ACTIVITY, experiment.name, position)
+    local numbered = check_id(problems, a.id, ACTIVITY_MAX, ACTIVITY, experiment.name, position)
     if named and numbered then
       local key = normalise(a.name)
       if experiment.activities[a.id] then
-        problems[#problems + 1] = ('%s: id %d is both "%s" and "%s"'):format(where, a.id, experiment.activities[a.id],
-          a.name)
+        problems[#problems + 1] = ('%s: id %d is both "%s" and "%s"'):format(ACTIVITY:format(experiment.name, position),
+          a.id, experiment.activities[a.id], a.name)
       elseif experiment.ids[key] then
-        problems[#problems + 1] = ('%s: the name "%s" has two ids, %d and %d'):format(where, a.name,
-          experiment.ids[key], a.id)
+        problems[#problems + 1] = ('%s: the name "%s" has two ids, %d and %d'):format(
+          ACTIVITY:format(experiment.name, position), a.name, experiment.ids[key], a.id)
       else
         experiment.activities[a.id], experiment.ids[key] = a.name, a.id
         experiment.list[#experiment.list + 1] = { id = a.id, name = a.name }
@@ -165,15 +168,16 @@ local function build(experiments, source, modified)
   local self = setmetatable({ by_id = {}, ids = {}, experiments = {}, source = source, modified = modified }, Registry)
   local problems = {}
   for position, e in ipairs(experiments) do
-    local where = "experiment " .. position
-    local named = check_name(problems, where .. ", name", e.name)
-    local numbered = check_id(problems, where .. ", id", e.id, EXPERIMENT_MAX)
+    local named = check_name(problems, e.name, EXPERIMENT, position)
+    local numbered = check_id(problems, e.id, EXPERIMENT_MAX, EXPERIMENT, position)
     if named and numbered then
       local key = normalise(e.name)
       if self.by_id[e.id] then
-        problems[#problems + 1] = ('%s: id %d is both "%s" and "%s"'):format(where, e.id, self.by_id[e.id].name, e.name)
+        problems[#problems + 1] = ('%s: id %d is both "%s" and "%s"'):format(EXPERIMENT:format(position), e.id,
+          self.by_id[e.id].name, e.name)
       elseif self.ids[key] then
-        problems[#problems + 1] = ('%s: the name "%s" has two ids, %d and %d'):format(where, e.name, self.ids[key], e.id)
+        problems[#problems + 1] = ('%s: the name "%s" has two ids, %d and %d'):format(EXPERIMENT:format(position), e.name,
+          self.ids[key], e.id)
       else
         local experiment = { id = e.id, name = e.name, activities = {}, ids = {}, list = {} }
         self.by_id[e.id], self.ids[key] = experiment, e.id

@@ -16,6 +16,9 @@ Nothing is started when the configuration has an error.]],
   run = function(_, options)
     -- There is hardly any garbage until the daemon is ready, and then there is time for it.
     collectgarbage("stop")
+    -- What runs once is not worth being compiled.
+    jit.off()
+    api.marker_early_start()
     api.watchdog_guard()
     -- The process before us hung: what it ran is what runs, without the script that hung.
     local kept = snapshot.take()
@@ -26,6 +29,7 @@ Nothing is started when the configuration has an error.]],
       ok, config, builder = pcall(cli.load_policy, options)
     end
     if not ok then
+      api.marker_early_end()
       if type(config) ~= "table" or not config.errors then error(config, 0) end
       for _, message in ipairs(config.errors) do log.error("%s", message) end
       return 1
