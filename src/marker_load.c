@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "kernel_version.h"
 #include "label.skel.h"
 #include "log.h"
 #include "marker_internal.h"
@@ -126,6 +127,9 @@ static int load_best(struct marker *m, struct label_bpf **out, const struct requ
 
 	m->slow = slow || marker_kernel_use() < 0;
 	m->guarded = privileges_missing(PRIVILEGE_PERFMON) != 0;
+	/* Older ones take long, and all memory, to find out that they refuse it: 6.1 and 5.10 do. */
+	if (m->guarded && kernel_version_before(6, 12))
+		return -EPERM;
 	if (!m->slow && !m->guarded)
 		r = load(m, out, q);
 	if (r == 0)

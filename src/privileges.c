@@ -10,8 +10,9 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/utsname.h>
 #include <unistd.h>
+
+#include "kernel_version.h"
 
 /* Newer than some headers that this is built with. */
 #ifndef CAP_PERFMON
@@ -251,12 +252,8 @@ void privileges_explain(uint32_t needed, char *out, size_t size)
 void privileges_raise_memlock(void)
 {
 	struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
-	unsigned int major = 0, minor = 0;
-	struct utsname system;
 
-	if (uname(&system) != 0 || sscanf(system.release, "%u.%u", &major, &minor) != 2)
-		return;
-	if (major > 5 || (major == 5 && minor >= 11))
+	if (!kernel_version_before(5, 11))
 		return;
 	if (setrlimit(RLIMIT_MEMLOCK, &limit) == 0 || getrlimit(RLIMIT_MEMLOCK, &limit) != 0)
 		return;

@@ -38,8 +38,8 @@ options.global = {
     default = "",
     doc = "User to run as, a name or a number, when started as root. Directories, pipes, the pid file and the directory of "
       .. "pins are prepared before; then only CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are kept (CAP_SYS_ADMIN and CAP_NET_ADMIN "
-      .. "before Linux 5.8). Without CAP_PERFMON packets of marked flows take two to three times as long to mark; without one "
-      .. 'of the others nothing is marked. "": the user that starts it.',
+      .. "before Linux 5.8). Without CAP_PERFMON (Linux 6.12 and later) packets of marked flows take two to three times as long to "
+      .. 'mark; without one of the others nothing is marked. "": the user that starts it.',
   }),
   group = schema.string({
     default = "",

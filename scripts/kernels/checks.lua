@@ -5,6 +5,7 @@
 local capture = require("spec.support.capture")
 local daemon = require("spec.support.daemon")
 local marked = require("scripts.kernels.marked")
+local privileges = require("scripts.kernels.privileges")
 local process = require("spec.support.process")
 local tcp = require("scripts.kernels.tcp")
 local temp = require("spec.support.temp")
@@ -267,18 +268,21 @@ end
 
 local function kernel_log(context)
   if not context.guest then return "its log is not only ours", "absent" end
-  local found = {}
-  for line in process.must({ "dmesg" }):gmatch("[^\n]+") do
+  local found, log = {}, process.must({ "dmesg" })
+  for line in log:gmatch("[^\n]+") do
     if line:find("WARNING:", 1, true) or line:find("BUG:", 1, true) or line:find("Oops", 1, true) or
       line:find("Call Trace", 1, true) or line:find("rcu: INFO", 1, true) then
       found[#found + 1] = line
     end
   end
-  if #found > 0 then error(found[1], 0) end
+  if #found > 0 then
+    io.stderr:write(log)
+    error(found[1], 0)
+  end
   return "clean"
 end
 
---- context: release, guest (else on a machine that is not ours alone), has_tcx
+--- context: release, guest (else on a machine that is not ours alone), has_tcx, needs_perfmon, counts_memory
 ---@return table[] checks { name =, run = function(context) }, in order
 function checks.list()
   local list = {}
@@ -298,6 +302,7 @@ function checks.list()
   add("netem on dummy", netem("dummy"))
   add("fireflies", fireflies)
   add("daemon killed and started again", killed)
+  for _, check in ipairs(privileges.checks) do add(check[1], check[2]) end
   add("daemon ended by SIGTERM", ended)
   add("kernel log", kernel_log)
   return list

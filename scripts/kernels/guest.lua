@@ -20,6 +20,9 @@ local context = {
   -- Guests have the machine for themselves: their kernel's log is theirs.
   guest = os.getenv("FLOWD_KERNELS_GUEST") == "1",
   has_tcx = tonumber(major) * 1000 + tonumber(minor) >= 6006,
+  needs_perfmon = tonumber(major) * 1000 + tonumber(minor) < 6012,
+  -- Programs and tables count as locked memory.
+  counts_memory = tonumber(major) * 1000 + tonumber(minor) < 5011,
 }
 
 -- A machine's own kernel may be without some devices; those of the guests have them all.

@@ -23,13 +23,15 @@ marked.TCP_FLOW, marked.UDP_FLOW = TCP_FLOW, UDP_FLOW
 
 --- A daemon that marks the topology's device.
 ---@param t table topology
----@param options table|nil method ("auto"), backends (more of them), dir
+---@param options table|nil method ("auto"), backends (more of them), config (more of it), dir, prefix
 ---@return table daemon
 function marked.daemon(t, options)
   options = options or {}
   local backends = { marker = { interfaces = { t.device }, method = options.method or "auto" } }
   for name, value in pairs(options.backends or {}) do backends[name] = value end
-  return daemon.start({ namespace = t.from, config = { backends = backends }, dir = options.dir, seconds = 20 })
+  local config = { backends = backends }
+  for name, value in pairs(options.config or {}) do config[name] = value end
+  return daemon.start({ namespace = t.from, config = config, dir = options.dir, prefix = options.prefix, seconds = 20 })
 end
 
 --- What holds the marker on a device, as tc sees it: "clsact", or "TCX" when there is no such qdisc.
