@@ -29,9 +29,10 @@ return {
   -- integer from 1 to 16777216 flows.
   max_flows = 1000000,
 
-  -- Memory that rules, maps and timers may use together. A script that asks for more gets an error,
-  -- and the one that holds most is switched off. A reload needs as much again until the old
-  -- configuration is gone. Expects an integer from 16 to 1048576 MB.
+  -- Memory that rules, maps and timers may use together, and each plugin and backend for itself. A
+  -- script that asks for more gets an error, and the one that holds most is switched off. A reload
+  -- needs as much again until the old configuration is gone. Expects an integer from 16 to 1048576
+  -- MB.
   memory_limit = 256,
 
   -- A rule that takes more of the daemon's time is named in the log, with its time for each event,

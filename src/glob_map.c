@@ -267,3 +267,9 @@ uint32_t glob_map_find(struct glob_map *m, const char *text, size_t length)
 	}
 	return value;
 }
+
+size_t glob_map_memory(const struct glob_map *m)
+{
+	return sizeof(*m) + (size_t)m->room * sizeof(*m->nodes) + (size_t)m->edges_room * sizeof(*m->edges) +
+	       3 * (size_t)m->count * sizeof(*m->work);
+}

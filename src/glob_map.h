@@ -37,4 +37,7 @@ FFI_EXPORT int glob_map_add(struct glob_map *m, const char *pattern, size_t leng
 /* The value for a text; 0 when no pattern matches, or for want of memory in the map's first find. */
 FFI_EXPORT uint32_t glob_map_find(struct glob_map *m, const char *text, size_t length);
 
+/* The octets that the map takes, or will have taken behind its first find. */
+FFI_EXPORT size_t glob_map_memory(const struct glob_map *m);
+
 #endif

@@ -39,15 +39,21 @@ struct segment {
 };
 
 struct heap {
-	uint64_t used, limit, reserve, mapped, refusals;
+	uint64_t used, limit, owner_limit, reserve, mapped, refusals;
 	const uint32_t *owner;
+	uint32_t acting;
 	bool script, abandoned;
+	const volatile int32_t *machine;
+	void (*stop)(void *data, bool at_once);
+	void *stop_data;
 	char *fresh, *fresh_end;
 	struct segment *segments;
 	struct mapping mappings; /* a ring */
 	struct free_block *free[CLASSES];
 	uint64_t owners[HEAP_OWNERS_MAX];
 };
+
+static volatile uint64_t used_by_all;
 
 /* The class whose blocks hold `size` octets, and their size. */
 static unsigned int class_of(size_t size, size_t *block_size)
@@ -203,17 +209,37 @@ static struct head *resize(struct heap *h, struct head *head, size_t old_size, s
 
 static uint32_t owner_now(const struct heap *h)
 {
-	uint32_t owner = h->owner ? *h->owner : 0;
+	uint32_t owner = h->acting ? h->acting : h->owner ? *h->owner : 0;
 
 	return owner < HEAP_OWNERS_MAX ? owner : 0;
 }
 
-static bool refuse(struct heap *h, size_t more)
+/* Would more octets be too many, of limits so many times as high? */
+static bool exceeds(const struct heap *h, uint64_t more, unsigned int times)
 {
-	if (h->used + more <= h->limit + (h->script ? 0 : h->reserve))
+	uint32_t owner = owner_now(h);
+
+	return h->used + more > times * h->limit + (h->script ? 0 : h->reserve) ||
+	       (owner != 0 && h->owner_limit != 0 && h->owners[owner] + more > times * h->owner_limit);
+}
+
+static bool refuse(struct heap *h, uint64_t more)
+{
+	if (!exceeds(h, more, 1))
 		return false;
 	h->refusals++;
-	return true;
+	if (!h->machine || *h->machine < 0)
+		return true;
+	/* Machine code is never refused anything. */
+	h->stop(h->stop_data, exceeds(h, more, 2));
+	return false;
+}
+
+static void count(struct heap *h, uint32_t owner, uint64_t more, uint64_t less)
+{
+	h->used += more - less;
+	used_by_all += more - less;
+	h->owners[owner] += more;
 }
 
 void *heap_allocate(void *heap, void *block, size_t old_size, size_t new_size)
@@ -227,8 +253,8 @@ void *heap_allocate(void *heap, void *block, size_t old_size, size_t new_size)
 	if (new_size == 0) {
 		if (!head || h->abandoned)
 			return NULL;
-		h->used -= old_size;
 		h->owners[owner] -= old_size;
+		count(h, owner, 0, old_size);
 		give(h, head, old_size + sizeof(*head));
 		return NULL;
 	}
@@ -242,13 +268,12 @@ void *heap_allocate(void *heap, void *block, size_t old_size, size_t new_size)
 		h->refusals++;
 		return NULL;
 	}
-	h->used += new_size - old_size;
 	h->owners[owner] -= old_size;
 	/* Whoever makes it grow has it. */
 	if (new_size > old_size || !block)
 		owner = owner_now(h);
 	head->owner = owner;
-	h->owners[owner] += new_size;
+	count(h, owner, new_size, old_size);
 	return head + 1;
 }
 
@@ -273,6 +298,7 @@ void heap_free(struct heap *h)
 {
 	if (!h)
 		return;
+	used_by_all -= h->used;
 	while (h->mappings.next != &h->mappings) {
 		struct mapping *m = h->mappings.next;
 
@@ -296,6 +322,35 @@ void heap_set_owner(struct heap *h, const uint32_t *owner)
 void heap_set_limit(struct heap *h, uint64_t limit)
 {
 	h->limit = limit;
+}
+
+void heap_set_owner_limit(struct heap *h, uint64_t limit)
+{
+	h->owner_limit = limit;
+}
+
+uint32_t heap_act_as(struct heap *h, uint32_t owner)
+{
+	uint32_t before = h->acting;
+
+	h->acting = owner;
+	return before;
+}
+
+int32_t heap_charge(struct heap *h, uint64_t octets)
+{
+	uint32_t owner = owner_now(h);
+
+	if (refuse(h, octets))
+		return -1;
+	count(h, owner, octets, 0);
+	return (int32_t)owner;
+}
+
+void heap_discharge(struct heap *h, int32_t owner, uint64_t octets)
+{
+	h->owners[owner] -= octets;
+	count(h, (uint32_t)owner, 0, octets);
 }
 
 bool heap_enter_script(struct heap *h)
@@ -331,7 +386,30 @@ uint64_t heap_limit(const struct heap *h)
 	return h->limit;
 }
 
+uint64_t heap_used_by_all(void)
+{
+	return used_by_all;
+}
+
 uint64_t heap_refusals(const struct heap *h)
 {
 	return h->refusals;
+}
+
+bool heap_is_over(const struct heap *h)
+{
+	return exceeds(h, 0, 1);
+}
+
+void heap_set_machine(struct heap *h, const volatile int32_t *running, void (*stop)(void *data, bool at_once),
+		      void *data)
+{
+	h->machine = running;
+	h->stop = stop;
+	h->stop_data = data;
+}
+
+bool heap_uses_more(const struct heap *h, double octets)
+{
+	return (double)h->used > octets;
 }

@@ -10,9 +10,13 @@
  * said. A refusal is an ordinary Lua error, "not enough memory".
  *
  * Each block knows for whom it was made: the number that *owner had at that time (which rule was running).
- * So what a rule holds is known when memory runs out, also of what it took long ago.
+ * So what a rule holds is known when memory runs out, also of what it took long ago. Besides, each owner but
+ * number 0 may have a limit of its own: then whoever grows is the one that is refused.
  *
- * Not thread-safe. Memory that C primitives take (prefix maps and such) is not counted.
+ * Memory that C primitives take for a script (prefix maps and such) counts when they are told of it, by
+ * heap_charge().
+ *
+ * Not thread-safe.
  */
 #ifndef HEAP_H
 #define HEAP_H
@@ -23,8 +27,11 @@
 #include "ffi_export.h"
 
 enum {
-	/* Owners are numbers below this; all others count as owner 0. */
+	/* Owners are numbers below this; all others count as owner 0. Rules have those from 1 on, ... */
 	HEAP_OWNERS_MAX = 16384,
+	/* ... timers of a policy, plugins and backends the numbers behind these. */
+	HEAP_OWNER_TIMERS = 8192,
+	HEAP_OWNER_MODULES = 12288,
 };
 
 struct heap;
@@ -46,6 +53,17 @@ void *heap_allocate(void *heap, void *block, size_t old_size, size_t new_size);
 FFI_EXPORT void heap_set_owner(struct heap *h, const uint32_t *owner);
 FFI_EXPORT void heap_set_limit(struct heap *h, uint64_t limit);
 
+/* What each owner but number 0 may hold; 0: whatever the other limits allow. */
+FFI_EXPORT void heap_set_owner_limit(struct heap *h, uint64_t limit);
+
+/* From now on the owner is this one, whatever *owner says; 0: that again. Returns what it was before. */
+FFI_EXPORT uint32_t heap_act_as(struct heap *h, uint32_t owner);
+
+/* Count octets that lie elsewhere, for the owner of now. Its number, or -1: they would be too many, and are
+ * not counted. */
+FFI_EXPORT int32_t heap_charge(struct heap *h, uint64_t octets);
+FFI_EXPORT void heap_discharge(struct heap *h, int32_t owner, uint64_t octets);
+
 /* Returns what heap_leave_script() puts back: scripts nest. */
 FFI_EXPORT bool heap_enter_script(struct heap *h);
 FFI_EXPORT void heap_leave_script(struct heap *h, bool before);
@@ -55,6 +73,22 @@ FFI_EXPORT uint64_t heap_used(const struct heap *h);
 FFI_EXPORT uint64_t heap_used_by(const struct heap *h, uint32_t owner);
 FFI_EXPORT uint64_t heap_mapped(const struct heap *h);
 FFI_EXPORT uint64_t heap_limit(const struct heap *h);
+
+/* Is the script that runs now beyond its limit? */
+bool heap_is_over(const struct heap *h);
+
+/*
+ * Where to see whether machine code runs (a number from 0 on). That is never refused memory; instead `stop`
+ * is told, with at_once = true when it has come to twice the limit. All three are borrowed.
+ */
+void heap_set_machine(struct heap *h, const volatile int32_t *running, void (*stop)(void *data, bool at_once),
+		      void *data);
+
+/* Octets in use in all heaps of the process. May be asked by a signal handler. */
+uint64_t heap_used_by_all(void);
+
+/* For callers that may be refused the memory for a 64-bit number. */
+FFI_EXPORT bool heap_uses_more(const struct heap *h, double octets);
 
 /* How often memory was refused. */
 FFI_EXPORT uint64_t heap_refusals(const struct heap *h);

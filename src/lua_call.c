@@ -8,14 +8,13 @@
 #include "lua_state.h"
 #include "watchdog.h"
 
-static int traceback(lua_State *L)
+int lua_call_traceback(lua_State *L)
 {
 	const char *message = lua_tostring(L, 1);
 	struct heap *heap = lua_state_heap(L);
 
 	/* What is said about the error may take from the reserve. Whoever entered the script leaves it. */
-	if (heap)
-		heap_leave_script(heap, false);
+	heap_leave_script(heap, false);
 	if (!message) {
 		/* An error value that is no string: a table with __tostring, or nothing. */
 		if (!luaL_callmeta(L, 1, "__tostring"))
@@ -26,12 +25,22 @@ static int traceback(lua_State *L)
 	return 1;
 }
 
+/* In the registry. */
+static const char HANDLER[] = "flowd.traceback";
+
+void lua_call_install(lua_State *L)
+{
+	lua_pushcfunction(L, lua_call_traceback);
+	lua_setfield(L, LUA_REGISTRYINDEX, HANDLER);
+}
+
 int lua_call_traced(lua_State *L, int arguments, int results)
 {
 	int base = lua_gettop(L) - arguments;
 	int status;
 
-	lua_pushcfunction(L, traceback);
+	/* Nobody would catch it if there were no memory to make one now. */
+	lua_getfield(L, LUA_REGISTRYINDEX, HANDLER);
 	lua_insert(L, base);
 	status = lua_pcall(L, arguments, results, base);
 	lua_remove(L, base);

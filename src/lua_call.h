@@ -10,6 +10,13 @@
 
 #include <lua.h>
 
+/* Once for each state, before the other functions. Raises when memory is short. */
+void lua_call_install(lua_State *L);
+
+/* An error handler for lua_pcall: adds a traceback to the message. What it says may take from the reserve of
+ * memory (heap.h). */
+int lua_call_traceback(lua_State *L);
+
 /* As lua_pcall, with a traceback in the error message. */
 int lua_call_traced(lua_State *L, int arguments, int results);
 

@@ -6,6 +6,24 @@
 #include "lua_call.h"
 #include "lua_state.h"
 
+/* On the stack: the error handler, the function, its arguments. Nothing is allocated behind the call. */
+static int run(lua_State *L, bool script, uint32_t owner)
+{
+	struct heap *heap = lua_state_heap(L);
+	bool before = script ? heap_enter_script(heap) : false;
+	uint32_t acting = heap_act_as(heap, owner);
+	int status = lua_pcall(L, lua_gettop(L) - 2, 0, 1);
+
+	heap_act_as(heap, acting);
+	if (script)
+		heap_leave_script(heap, before);
+	lua_pushboolean(L, status == 0);
+	if (status == 0)
+		return 1;
+	lua_insert(L, -2);
+	return 2;
+}
+
 /*
  * protect.call(fn, ...) -> true, or false and the error with a traceback.
  *
@@ -17,32 +35,34 @@
  */
 static int protect_call(lua_State *L)
 {
-	struct heap *heap = lua_state_heap(L);
-	bool before;
-	int status;
-
 	luaL_checktype(L, 1, LUA_TFUNCTION);
-	before = heap && heap_enter_script(heap);
-	status = lua_call_traced(L, lua_gettop(L) - 1, 0);
-	if (heap)
-		heap_leave_script(heap, before);
-	if (status == 0) {
-		lua_pushboolean(L, 1);
-		return 1;
-	}
-	lua_pushboolean(L, 0);
-	lua_insert(L, -2);
-	return 2;
+	lua_pushvalue(L, lua_upvalueindex(1));
+	lua_insert(L, 1);
+	return run(L, true, 0);
 }
 
-static const luaL_Reg functions[] = {
-	{"call", protect_call},
-	{NULL, NULL},
-};
+/* protect.call_as(owner, fn, ...): the same; what it takes of memory is that owner's (heap.h). */
+static int protect_call_as(lua_State *L)
+{
+	uint32_t owner = (uint32_t)luaL_checkinteger(L, 1);
+
+	luaL_checktype(L, 2, LUA_TFUNCTION);
+	lua_pushvalue(L, lua_upvalueindex(1));
+	lua_replace(L, 1);
+	return run(L, false, owner);
+}
+
+static int open_function(lua_State *L, const char *name, lua_CFunction fn)
+{
+	lua_pushcfunction(L, lua_call_traceback);
+	lua_pushcclosure(L, fn, 1);
+	lua_setfield(L, -2, name);
+	return 1;
+}
 
 int lua_protect_open(lua_State *L)
 {
 	lua_newtable(L);
-	luaL_register(L, NULL, functions);
-	return 1;
+	open_function(L, "call", protect_call);
+	return open_function(L, "call_as", protect_call_as);
 }

@@ -8,7 +8,10 @@
 #include "embedded.h"
 #include "flowd_api.h"
 #include "lua_bindings.h"
+#include "lua_call.h"
+#include "lua_memory.h"
 #include "lua_next.h"
+#include "lua_pcall.h"
 
 /* A package loader: finds the module among the embedded files. */
 static int embedded_loader(lua_State *L)
@@ -69,6 +72,9 @@ static void preload(lua_State *L, const char *name, lua_CFunction open)
 	lua_pop(L, 2);
 }
 
+/* Octets: more than there are. */
+#define NO_LIMIT (UINT64_C(1) << 62)
+
 /* Of the first state: all others find their modules where it does. */
 static const char *module_path;
 
@@ -76,7 +82,10 @@ static const char *module_path;
 static int open_modules(lua_State *L)
 {
 	luaL_openlibs(L);
+	lua_call_install(L);
 	lua_next_install(L);
+	lua_pcall_install(L);
+	lua_memory_install(L, lua_state_heap(L));
 	lua_pushthread(L);
 	lua_setfield(L, LUA_REGISTRYINDEX, "flowd.main_thread");
 	set_package_path(L, module_path);
@@ -91,6 +100,8 @@ static int open_modules(lua_State *L)
 	lua_setfield(L, -2, "embedded");
 	lua_pushliteral(L, FLOWD_VERSION);
 	lua_setfield(L, -2, "version");
+	lua_pushlightuserdata(L, lua_state_heap(L));
+	lua_setfield(L, -2, "heap");
 	lua_setglobal(L, "_flowd");
 	return 0;
 }
@@ -106,8 +117,23 @@ static lua_State *open_state(lua_State *L)
 
 lua_State *lua_state_new(const char *lua_path)
 {
+	struct heap *h = heap_new(NO_LIMIT, 0);
+	lua_State *L;
+
 	module_path = lua_path;
-	return open_state(luaL_newstate());
+	L = h ? lua_state_new_on(h) : NULL;
+	if (!L)
+		heap_free(h);
+	return L;
+}
+
+void lua_state_close(lua_State *L)
+{
+	struct heap *h = lua_state_heap(L);
+
+	heap_abandon(h);
+	lua_close(L);
+	heap_free(h);
 }
 
 lua_State *lua_state_new_on(struct heap *h)
@@ -119,5 +145,6 @@ struct heap *lua_state_heap(lua_State *L)
 {
 	void *heap;
 
-	return lua_getallocf(L, &heap) == heap_allocate ? heap : NULL;
+	lua_getallocf(L, &heap);
+	return heap;
 }

@@ -63,6 +63,6 @@ int main(int argc, char **argv)
 	} else {
 		fprintf(stderr, "flowd-lua: cannot start: %s\n", lua_tostring(L, -1));
 	}
-	lua_close(L);
+	lua_state_close(L);
 	return status;
 }

@@ -55,6 +55,12 @@ enum {
 	STATE_RUNNING_TIMER = 6, /* of a site's policy */
 };
 
+/* Why the process was replaced (struct state_running). */
+enum {
+	STATE_REASON_HANG = 0,
+	STATE_REASON_MEMORY = 1,
+};
+
 /* Noted before a script is entered, so that whoever takes over after a hang or a
  * crash knows the culprit. Written by C and Lua; kind last when a script is
  * entered, kind = NOTHING when it is left. */
@@ -64,7 +70,7 @@ struct state_running {
 	uint64_t heartbeat; /* raised with each turn of the loop */
 	uint64_t entered_us;
 	uint32_t crashes; /* in a row, with this note standing */
-	uint32_t spare;
+	uint32_t reason;  /* STATE_REASON_*, when that happened */
 	char name[96]; /* NUL-terminated */
 };
 

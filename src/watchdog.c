@@ -12,6 +12,7 @@
 
 #include "clock.h"
 #include "handover.h"
+#include "heap.h"
 
 /* Read and written by the handler too: one thread, so volatile is enough. */
 static struct {
@@ -24,6 +25,7 @@ static struct {
 	volatile uint64_t seen_cpu_ns;
 	volatile uint64_t seen_queued_ns;
 	volatile uint64_t ticked_ns;
+	volatile uint64_t ticked_memory;
 	uint32_t depth;
 } dog;
 
@@ -88,13 +90,29 @@ static void end(const struct state_running *running)
 	_exit(1);
 }
 
+void watchdog_replace(uint32_t reason)
+{
+	struct state_running *running = dog.running;
+
+	if (!running || running->kind == STATE_RUNNING_NOTHING)
+		return;
+	running->crashes++;
+	running->reason = reason;
+	if (!dog.guarding)
+		handover_exec();
+	end(running);
+}
+
 static bool is_hung(uint64_t wall, uint64_t cpu, uint64_t queued)
 {
 	uint64_t ran_ms = (cpu - dog.seen_cpu_ns) / 1000000, wall_ms = (wall - dog.seen_wall_ns) / 1000000;
 	uint64_t queued_ms = (queued - dog.seen_queued_ns) / 1000000;
+	uint64_t limit_ms = dog.guarding ? WATCHDOG_GUARD_LIMIT_MS : WATCHDOG_CPU_LIMIT_MS;
+	uint64_t before = dog.ticked_memory;
 
-	if (ran_ms >= (dog.guarding ? WATCHDOG_GUARD_LIMIT_MS : WATCHDOG_CPU_LIMIT_MS))
-		return true;
+	dog.ticked_memory = heap_used_by_all();
+	if (ran_ms >= limit_ms)
+		return ran_ms >= 2 * limit_ms || dog.ticked_memory < before + WATCHDOG_GROWTH;
 	if (queued == 0)
 		return wall_ms >= WATCHDOG_WALL_LIMIT_MS;
 	return wall_ms >= ran_ms + queued_ms + WATCHDOG_BLOCKED_LIMIT_MS;
@@ -125,10 +143,7 @@ static void on_tick(int signal_number)
 		dog.seen_cpu_ns = cpu;
 		dog.seen_queued_ns = queued;
 	} else if (is_hung(wall, cpu, queued)) {
-		running->crashes++;
-		if (!dog.guarding)
-			handover_exec();
-		end(running);
+		watchdog_replace(STATE_REASON_HANG);
 	}
 	set_timer(WATCHDOG_TICK_MS);
 	errno = saved_errno;
@@ -216,6 +231,7 @@ void watchdog_leave(uint32_t mark)
 	dog.depth = mark;
 	running->heartbeat++;
 	running->kind = STATE_RUNNING_NOTHING;
+	running->number = 0;
 	/* Deeper than notes are kept: what runs now is not known. */
 	if (mark >= WATCHDOG_DEPTH_MAX || outer[mark].kind == STATE_RUNNING_NOTHING)
 		return;

@@ -20,6 +20,9 @@ enum {
 	WATCHDOG_TICK_MS = 100,
 	/* Hung: no progress for this long by the CPU clock (a loop), ... */
 	WATCHDOG_CPU_LIMIT_MS = 600,
+	/* ... twice that long while it takes so many octets more of memory in each tick (that ends with an error
+	 * of its own, heap.h), ... */
+	WATCHDOG_GROWTH = 1 << 20,
 	/* ... or for this long asleep (a call that blocks). Time in which the process waits for a CPU, or is
 	 * stopped, is nobody's fault, ... */
 	WATCHDOG_BLOCKED_LIMIT_MS = 1200,
@@ -55,6 +58,10 @@ FFI_EXPORT void watchdog_progress(void);
 /* The script returned, or raised, and whatever it had entered and not left: the note is again about the
  * script that was running before. */
 FFI_EXPORT void watchdog_leave(uint32_t mark);
+
+/* Replace the process now, because of the script that runs. Returns when there is none, or nobody watches.
+ * Async-signal-safe. */
+void watchdog_replace(uint32_t reason);
 
 /* What watchdog_enter() would return: for callers that leave, whatever their callee entered. */
 uint32_t watchdog_mark(void);

@@ -7,6 +7,7 @@
 -- another number there reaches another map, no more. What rules call is written as view.lua says.
 local ffi = require("ffi")
 local api = require("flowd.api")
+local memory = require("flowd.memory")
 local numbers = require("flowd.numbers")
 
 local error, setmetatable, type = error, setmetatable, type
@@ -111,6 +112,10 @@ local function add_prefix(map, prefix, value)
     :format(prefix, scratch_text(), prefix:match("/(%d+)$"))
 end
 
+-- What frees a map and its account.
+local frees = setmetatable({}, { __mode = "k" })
+local COUNTED_EVERY, NO_MEMORY = 1024, "not enough memory"
+
 ---@class flowd.PrefixMapBuilder
 local Builder = {}
 Builder.__index = Builder
@@ -119,19 +124,33 @@ Builder.__index = Builder
 ---@return flowd.PrefixMapBuilder? builder
 ---@return string? message
 function addresses.map_builder()
-  local map = ffi.gc(api.prefix_map_new(), api.prefix_map_free)
+  local map, account = api.prefix_map_new(), memory.account()
   if map == nil then return nil, "out of memory" end
-  return setmetatable({ map = map, texts = {} }, Builder)
+  local function free(dead)
+    account:close()
+    api.prefix_map_free(dead)
+  end
+  map = ffi.gc(map, free)
+  frees[map] = free
+  return setmetatable({ map = map, texts = {}, account = account }, Builder)
 end
+
+-- Its memory counts as that of the script which makes it.
+function Builder:counted() return self.account:grow(tonumber(api.prefix_map_memory(self.map))) end
 
 --- Add a prefix with a value from 1 on; a message when it is none.
 ---@param prefix any
 ---@param value integer
 ---@return string? message
 function Builder:add(prefix, value)
+  if self.full then return NO_MEMORY end
   local message = add_prefix(self.map, prefix, value)
-  if not message then self.texts[#self.texts + 1] = prefix end
-  return message
+  if message then return message end
+  local texts = self.texts
+  texts[#texts + 1] = prefix
+  if #texts % COUNTED_EVERY ~= 0 or self:counted() then return nil end
+  self.full = true
+  return NO_MEMORY
 end
 
 --- The map: C memory, which is never handed to a rule.
@@ -141,6 +160,7 @@ end
 function Builder:finish()
   local map, texts, clash = self.map, self.texts, ffi.new("uint32_t[2]")
   local status = api.prefix_map_build(map, clash, clash + 1)
+  if status == 0 and not self:counted() then return nil, NO_MEMORY end
   if status == 0 then return ffi.cast("const struct prefix_map *", map), map end
   local EEXIST = 17
   if status ~= -EEXIST then return nil, "out of memory" end
@@ -173,7 +193,7 @@ local maps = numbered.pointers
 ---@return integer? number
 ---@return string? message
 function addresses.number_map(map)
-  local number, message = numbered:take(map, api.prefix_map_free)
+  local number, message = numbered:take(map, frees[map] or api.prefix_map_free)
   return number, message and "sets and maps of prefixes: " .. message
 end
 

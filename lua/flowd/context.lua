@@ -10,8 +10,12 @@
 local loop = require("flowd.loop")
 local log = require("flowd.log")
 local counters = require("flowd.counters")
+local module_memory = require("flowd.module_memory")
 local task = require("flowd.task")
 local watch = require("flowd.watch")
+
+local call_as = require("flowd.protect").call_as
+local watch_memory = module_memory.watch
 
 local methods = {}
 
@@ -113,11 +117,15 @@ local function traceback(err) return type(err) == "string" and debug.traceback(e
 
 --- A callback raised: log and count it.
 ---@param message any what it raised, with its traceback
-function methods:failed(message)
+---@param thread? thread of which the traceback is to be made
+function methods:failed(message, thread)
+  if thread and type(message) == "string" then message = debug.traceback(thread, message) end
   local counter = counters.get("flowd_callback_errors_total", { kind = self.kind, name = self.name })
   counter.value = counter.value + 1
   self.report("error", "%s %s: a callback raised: %s", self.kind, self.name, tostring(message))
+  module_memory.failed(self.kind, self.name)
 end
+
 
 --- Call a function of the plugin's; what it raises is logged and counted.
 ---@param fn function
@@ -133,10 +141,12 @@ end
 ---@param callback function
 ---@return function
 function methods:watched(callback)
+  local number = watch.number(self.kind, self.name)
   return watch.callback(self.kind, self.name, function(...)
     if self.closed then return end
-    local ok, message = xpcall(callback, traceback, ...)
+    local ok, message = call_as(number, callback, ...)
     if not ok then self:failed(message) end
+    watch_memory()
   end)
 end
 

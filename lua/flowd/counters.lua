@@ -93,8 +93,8 @@ counters.help = {
   flowd_marker_packets_total = "Packets seen by the marking program, by what it did and why.",
   flowd_marker_refused_total = "Marks that could not be set, changed or removed, by reason.",
   flowd_marker_removed_total = "Marks that were removed.",
-  flowd_memory_off_total = "Rules and timers switched off because they held most of the memory that memory_limit allows, "
-    .. "by kind and name.",
+  flowd_memory_off_total = "Rules, timers, plugins and backends switched off because they held most of the memory that "
+    .. "memory_limit allows, by kind and name.",
   flowd_modules_failed = "Plugins and backends that are configured and did not start.",
   flowd_policy_memory_octets = "Memory that rules, maps and timers use; memory_limit is its limit.",
   flowd_registry_unknown_total = "Events whose experiment, or whose activity of a known experiment, is not in the "

@@ -8,6 +8,7 @@ local log = require("flowd.log")
 local console = require("flowd.console.service")
 local context = require("flowd.context")
 local counters = require("flowd.counters")
+local discard = require("flowd.discard")
 local emit = require("flowd.emit")
 local ending = require("flowd.ending")
 local fifo_stream = require("flowd.fifo_stream")
@@ -15,6 +16,7 @@ local failures = require("flowd.failures")
 local flow_log = require("flowd.flow_log")
 local flow_line = require("flowd.flow_line")
 local known_tags = require("flowd.known_tags")
+local module_memory = require("flowd.module_memory")
 local notify = require("flowd.notify")
 local pins = require("flowd.pins")
 local pipeline = require("flowd.pipeline")
@@ -73,27 +75,28 @@ end
 
 -- A script hung in the process before us: switch it off. The list goes on to the next process, should
 -- another one hang, and ends with what an operator does: a reload, a restart.
-function Daemon:blame(kind, number, name)
-  local why = "it never returned"
+function Daemon:blame(kind, number, name, reason)
+  local did = reason == ffi.C.STATE_REASON_MEMORY and "took far more memory than memory_limit allows" or "never returned"
+  local why = "it " .. did
   if kind == "rule" then
     local rule = self.config.rules[number]
     if not rule then
-      log.error("a rule never returned; which one is not known: rule number %d of %d", number, #self.config.rules)
+      log.error("a rule %s; which one is not known: rule number %d of %d", did, number, #self.config.rules)
       return
     end
     name = rule.name
-    log.error('%s:%d: rule "%s" never returned: the process was replaced, the rule is switched off until a reload or restart',
-      rule.file, rule.line, name)
+    log.error('%s:%d: rule "%s" %s: the process was replaced, the rule is switched off until a reload or restart',
+      rule.file, rule.line, name, did)
   elseif kind == "file" then
     log.error("%s: never came to its end while it was loaded: the process was replaced, the configuration before it goes on",
       name)
   elseif kind == "console" then
-    log.error("console: what %s typed never returned: the process was replaced", name)
+    log.error("console: what %s typed %s: the process was replaced", name, did)
   elseif kind == "timer" then
-    log.error("timer %s never returned: the process was replaced, the timer is switched off until a reload or restart", name)
+    log.error("timer %s %s: the process was replaced, the timer is switched off until a reload or restart", name, did)
   else
-    log.error("%s '%s' never returned: the process was replaced, the %s is switched off until a reload or restart", kind,
-      name, kind)
+    log.error("%s '%s' %s: the process was replaced, the %s is switched off until a reload or restart", kind, name, did,
+      kind)
   end
   local counter = counters.get("flowd_scripts_hung_total", { kind = kind, name = name })
   counter.value = counter.value + 1
@@ -110,10 +113,11 @@ function Daemon:start_watchdog()
   self.off = self.kept and self.kept.off or {}
   if self.kept and kind then
     self.hung_us = note.entered_us
-    self:blame(kind, note.number, ffi.string(note.name))
+    self:blame(kind, note.number, ffi.string(note.name), note.reason)
   end
-  note.kind, note.number, note.crashes = 0, 0, 0
+  note.kind, note.number, note.crashes, note.reason = 0, 0, 0, 0
   self:keep_configuration()
+  module_memory.start(function(...) discard.hoarder(self, ...) end)
   local status = api.watchdog_start(note)
   if status < 0 then refuse("the watchdog of scripts cannot be started: %s", ffi.string(api.error_text(status))) end
 end
@@ -214,14 +218,20 @@ local no_rules = { run = function() end, try = function() end }
 -- From now on events go this way.
 function Daemon:use_policy(policy, rules)
   policy:call("flowd.policy_load.activate", self.off)
-  self.policy, self.rules = policy, rules
+  self.policy, self.rules, self.pipeline = policy, rules, nil
   self.rule_names = self.rule_names or rule_names.open(self.values.runtime_dir .. "/rules")
   local names = {}
   for number, rule in ipairs(self.config.rules) do names[number] = rule.name end
   self.rule_names:use(names, self.table)
+  self:connect()
+end
+
+-- The way of events, from the rules to the backends that run.
+function Daemon:connect()
+  local before = self.pipeline
   self.pipeline = pipeline.new({
-    table = self.table, batch = self.batch, chain = rules > 0 and policy or no_rules, backends = self.backends,
-    observe = flow_log.new(self.registry, self.bits),
+    table = self.table, batch = self.batch, chain = before and before.chain or self.rules > 0 and self.policy or no_rules,
+    backends = self.backends, observe = flow_log.new(self.registry, self.bits),
   })
 end
 
@@ -231,6 +241,7 @@ function Daemon:use(config)
   flow_line.use_registry(self.registry)
   failures.clear(self.values.runtime_dir)
   known_tags.use_registry(self.registry, self.values.registry.strict)
+  module_memory.set_limit(self.values.memory_limit)
   if self.registry_updates then self.registry_updates:configure() end
   self.put_event, self.flush_emitted = emit.inbox(self.registry, self.run_batch)
   for _, entry in ipairs(self.instances) do entry.instance.ctx.registry = self.registry end

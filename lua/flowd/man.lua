@@ -219,9 +219,14 @@ what each rule took, estimated.]])
 A script that asks for more gets the error "not enough memory", and the event goes on as if the rule had not
 matched. When that much is really in use, the rule or timer that holds most is switched off, logged and counted
 (flowd_memory_off_total), and what it held is freed; it is on again after a reload or restart. While a reload is under way there
-are two such states. Plugins and backends are trusted code in the daemon's own Lua state, and their memory is
-not limited: should the system end the process for it, open flows and marks stay for the next start. Memory that C code takes
-for large maps of prefixes and ports is not counted either.]])
+are two such states. Memory of C code for maps of prefixes and patterns counts too.
+
+Plugins and backends live in the daemon's own Lua state. Each of them may hold as much as memory_limit says: what asks for more
+gets the error, and one that holds it, garbage not counted, is stopped and listed as failed until a reload or
+restart. Memory that a plugin takes by FFI calls of C functions is its own affair.
+
+A script that takes memory so slowly that it is not back in time is treated as one that never returns, and so is
+one whose compiled code takes twice the limit at once.]])
   page:macro("Sh TIMERS IN CONFIGURATION FILES")
   page:text([[flowd.every(seconds, function) and flowd.after(seconds, function) in a configuration or rule file run a function
 every so many seconds, or once, while the configuration is in use. They give an object whose :stop() ends it. A timer that

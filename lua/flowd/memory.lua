@@ -58,6 +58,46 @@ end
 ---@return boolean
 function memory.is_refusal(message) return type(message) == "string" and message:find("not enough memory", 1, true) ~= nil end
 
+---@class flowd.MemoryAccount memory of C primitives that belongs to something of a script's
+---@field octets number
+---@field owner integer|nil
+local Account = {}
+Account.__index = Account
+
+--- An account, with nothing in it yet.
+---@return flowd.MemoryAccount
+function memory.account() return setmetatable({ octets = 0 }, Account) end
+
+-- Whoever makes it, the limit is that of scripts.
+local function charge(octets)
+  local before = api.heap_enter_script(heap)
+  local owner = api.heap_charge(heap, octets)
+  api.heap_leave_script(heap, before)
+  return owner
+end
+
+--- It has come to so many octets. All of it is the owner's who made it grow last.
+---@param octets number
+---@return boolean ok false: they are too many
+function Account:grow(octets)
+  if not heap or octets <= self.octets then return true end
+  local owner = charge(octets - self.octets)
+  if owner >= 0 and self.owner and owner ~= self.owner then
+    api.heap_discharge(heap, owner, octets - self.octets)
+    self:close()
+    owner = charge(octets)
+  end
+  if owner < 0 then return false end
+  self.owner, self.octets = owner, octets
+  return true
+end
+
+--- It is free.
+function Account:close()
+  if self.owner then api.heap_discharge(heap, self.owner, self.octets) end
+  self.owner, self.octets = nil, 0
+end
+
 -- LuaJIT starts to collect when memory has doubled since the last time, whatever the limit is.
 local tuned = false
 local gauge

@@ -52,8 +52,9 @@ options.global = {
   }),
   memory_limit = schema.integer({
     min = 16, max = 1048576, default = 256, unit = "MB",
-    doc = "Memory that rules, maps and timers may use together. A script that asks for more gets an error, and the one "
-      .. "that holds most is switched off. A reload needs as much again until the old configuration is gone.",
+    doc = "Memory that rules, maps and timers may use together, and each plugin and backend for itself. A script that "
+      .. "asks for more gets an error, and the one that holds most is switched off. A reload needs as much again until "
+      .. "the old configuration is gone.",
   }),
   slow_rule_percent = schema.number({
     min = 0, max = 100, default = 10, unit = "%",

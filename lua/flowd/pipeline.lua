@@ -10,11 +10,15 @@ local counters = require("flowd.counters")
 local known_tags = require("flowd.known_tags")
 local log = require("flowd.log")
 local loop = require("flowd.loop")
+local module_memory = require("flowd.module_memory")
+local call_as = require("flowd.protect").call_as
+local watch = require("flowd.watch")
 
 local resolve, commit, release = api.flow_table_resolve, api.flow_table_commit, api.flow_table_release
 local succeeded = api.flow_table_succeeded
 
 local check_tags = known_tags.check
+local watch_memory = module_memory.watch
 local enter, leave = api.watchdog_enter, api.watchdog_leave
 local RULE, BACKEND = ffi.C.STATE_RUNNING_RULE, ffi.C.STATE_RUNNING_BACKEND
 
@@ -34,28 +38,30 @@ local function prepare(entry)
   local errors = counters.get("flowd_backend_errors_total", { backend = entry.name })
   local say = log.limited(5, 60)
   local instance, name = entry.instance, entry.name
+  local number = watch.number("backend", name)
   local function failed(message)
     errors.value = errors.value + 1
-    say("error", "backend '%s': %s", entry.name, message)
+    say("error", "backend '%s': %s", name, message)
+    module_memory.failed("backend", name)
   end
   return {
     instance = instance, bit = entry.bit,
     complete = instance.complete and function(events, count)
       local mark = enter(BACKEND, 0, name)
-      local ok, message = xpcall(instance.complete, debug.traceback, instance, events, count)
+      local ok, message = call_as(number, instance.complete, instance, events, count)
       leave(mark)
       if not ok then failed(message) end
     end,
     on_events = function(events, count)
       local mark = enter(BACKEND, 0, name)
-      local ok, message = xpcall(instance.on_events, debug.traceback, instance, events, count)
+      local ok, message = call_as(number, instance.on_events, instance, events, count)
       leave(mark)
       if not ok then failed(message) end
     end,
     flush = function()
       if not instance.flush then return end
       local mark = enter(BACKEND, 0, name)
-      local ok, message = xpcall(instance.flush, debug.traceback, instance)
+      local ok, message = call_as(number, instance.flush, instance)
       leave(mark)
       if not ok then failed(message) end
     end,
@@ -134,6 +140,7 @@ function Pipeline:run(batch)
   if succeeded(flows, self.missed) > 0 then self:deliver_missed() end
   self:deliver(batch)
   release(flows, batch)
+  watch_memory()
 end
 
 -- Flows whose end nobody told: other ones begin in the batch, with the same addresses and ports.

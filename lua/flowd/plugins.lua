@@ -8,6 +8,7 @@
 -- `prepare(module, options, user)`, as root before the daemon becomes `user`, and `denied(module, options)`,
 -- at a reload as an ordinary user: why it could not be started with these options, or nil.
 -- An instance inherits from its module: `self.options`, `self.ctx`, and whatever it sets.
+local module_memory = require("flowd.module_memory")
 local watch = require("flowd.watch")
 
 local plugins = {}
@@ -105,7 +106,7 @@ function plugins.start(module, ctx)
   local instance = setmetatable({ options = ctx.options, ctx = ctx }, { __index = module })
   -- The built-in ones may take their time to set themselves up.
   local mark = sources[module] and watch.enter(ctx.kind, ctx.name)
-  local ok, message = xpcall(module.start, function(err)
+  local ok, message = module_memory.call_as(ctx.kind, ctx.name, xpcall, module.start, function(err)
     -- A deliberate error("…", 0) is for the operator; anything else wants a traceback.
     if type(err) == "string" and not err:find("^[^\n]-%.lua:%d+:") then return err end
     return debug.traceback(tostring(err), 2)
@@ -121,7 +122,8 @@ end
 function plugins.stop(instance)
   if instance.stop then
     local mark = watch.enter(instance.ctx.kind, instance.ctx.name)
-    local ok, message = xpcall(instance.stop, debug.traceback, instance)
+    local ok, message = module_memory.call_as(instance.ctx.kind, instance.ctx.name, xpcall, instance.stop,
+      debug.traceback, instance)
     watch.leave(mark)
     if not ok then instance.ctx:log("error", "stop: %s", message) end
   end

@@ -26,7 +26,7 @@ local function step(self, ...)
   local ok, message = coroutine.resume(self.thread, ...)
   if not ok then
     finish(self)
-    self.ctx:failed(type(message) == "string" and debug.traceback(self.thread, message) or message)
+    self.ctx:failed(message, self.thread)
   elseif coroutine.status(self.thread) == "dead" then
     finish(self)
   end

@@ -17,8 +17,7 @@ local timers = {}
 local FAILURES_MAX = 5
 local TIMERS_MAX = 1000
 local SECONDS_MIN, SECONDS_MAX = 0.01, 1e8
--- Owners of memory: numbers above those of rules.
-local OWNER_BASE = 8192
+local OWNERS = ffi.C.HEAP_OWNER_MODULES - ffi.C.HEAP_OWNER_TIMERS - 1
 
 local TIMER = ffi.C.STATE_RUNNING_TIMER
 
@@ -106,9 +105,9 @@ local function maker(word, once)
     if count >= TIMERS_MAX then error(("flowd.%s: there are %d timers already"):format(word, count), 2) end
     local at = debug.getinfo(2, "Sl")
     local name = ("%s:%d"):format(at.source:sub(2), at.currentline)
-    numbers = numbers % (ffi.C.HEAP_OWNERS_MAX - OWNER_BASE - 1) + 1
+    numbers = numbers % OWNERS + 1
     local entry = {
-      seconds = seconds, fn = fn, once = once, name = name, failures = 0, owner = OWNER_BASE + numbers,
+      seconds = seconds, fn = fn, once = once, name = name, failures = 0, owner = ffi.C.HEAP_OWNER_TIMERS + numbers,
       errors = counters.get("flowd_timer_errors_total", { timer = name }),
     }
     count, live[entry] = count + 1, true

@@ -20,6 +20,25 @@ for word, kind in pairs(kinds) do words[kind] = word end
 ---@return "rule"|"plugin"|"backend"|"file"|"timer"|nil
 function watch.word(kind) return words[kind] end
 
+-- Plugins and backends own memory of the main state (src/heap.h): a number for each that there ever was.
+local numbers, numbered = {}, 0
+local NUMBERS_MAX = ffi.C.HEAP_OWNERS_MAX - ffi.C.HEAP_OWNER_MODULES - 1
+
+--- The number by which memory of a script of the main state is known; 0: none.
+---@param kind string
+---@param name string
+---@return integer
+function watch.number(kind, name)
+  if kind ~= "plugin" and kind ~= "backend" then return 0 end
+  local key = kind .. " " .. name
+  local number = numbers[key]
+  if number then return number end
+  if numbered == NUMBERS_MAX then return 0 end
+  numbered = numbered + 1
+  numbers[key] = ffi.C.HEAP_OWNER_MODULES + numbered
+  return numbers[key]
+end
+
 --- Enter a script by hand; the result goes to watch.leave(), whatever happens.
 ---@param kind "rule"|"plugin"|"backend"|"file"
 ---@param name string
@@ -46,7 +65,7 @@ watch.file = nil
 function watch.load(path, fn, ...)
   local before = watch.file
   watch.file = path
-  local mark = enter(kinds.file, 0, path)
+  local mark = watch.enter("file", path)
   return (function(...)
     watch.file = before
     leave(mark)
@@ -58,7 +77,7 @@ end
 ---@param kind "rule"|"plugin"|"backend"|"file"
 ---@param name string
 ---@param fn function
-function watch.call(kind, name, fn, ...) return left(enter(kinds[kind], 0, name), xpcall(fn, keep, ...)) end
+function watch.call(kind, name, fn, ...) return left(watch.enter(kind, name), xpcall(fn, keep, ...)) end
 
 --- A function that runs another as that script, for the event loop, which leaves when it raises.
 ---@param kind "plugin"|"backend"

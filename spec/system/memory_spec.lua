@@ -41,6 +41,20 @@ describe("a script that allocates without end", function()
     end)
   end
 
+  it("in machine code that catches each error by itself does not harm anybody", function()
+    local d = start([[ rule "catches" (function(flow)
+      local t, refused = {}, 0
+      local function one(i) t[i] = { i } end
+      for i = 1, 5e5 do if not pcall(one, i) then refused = refused + 1 end if refused > 1000 then break end end
+      if refused > 0 then refusals:add() end
+    end), ]], "local refusals = flowd.state.counter('refusals')\n")
+    for port = 1, 10 do d:write(line(port)) end
+    d:wait_for_counter("flowd_flows_open", 10)
+    assert.is_true(d:counter('flowd_site_total{name="refusals"}') > 0)
+    assert.equal(10, d:counter('flowd_rule_hits_total{rule="innocent"}'))
+    assert.same({ code = 0 }, d:stop())
+  end)
+
   it("event by event is switched off, listed, and what it held is free again; innocent ones go on", function()
     local d = start([[ rule "hoarder" (function(flow) for i = 1, 2000 do hoard[#hoard + 1] = { i, flow.src_port } end end), ]]
       .. [[ rule "busy" (function(flow) local t = {} for i = 1, 500 do t[i] = { tostring(i) } end end), ]],
@@ -83,6 +97,177 @@ describe("a script that allocates without end", function()
     temp.write(d.conf, good)
     d:write(line(1000))
     d:wait_for_counter('flowd_rule_hits_total{rule="innocent"}', 1)
+    assert.same({ code = 0 }, d:stop())
+  end)
+end)
+
+-- Modules of a site's own, written into `dir`.
+local function write_module(dir, kind, name, body)
+  temp.write(("%s/%s.lua"):format(dir, name), ([[
+    local hoard = {}
+    local module = { name = %q, doc = "Allocates.", schema = {} }
+    %s
+    return module]]):format(name, body))
+  return { [kind .. "_dirs"] = { dir } }
+end
+
+describe("a plugin or backend that allocates without end", function()
+  after_each(cleanup.all)
+
+  local function start(kind, body)
+    local dir = temp.dir()
+    local config = write_module(dir, kind, "greedy", body)
+    config.memory_limit = 16
+    config.plugins = { pipe = { paths = { dir .. "/run/np" } }, greedy = kind == "plugin" and {} or nil }
+    config.backends = { greedy = kind == "backend" and {} or nil }
+    -- An innocent one of the same kind, which allocates too.
+    config[kind .. "s"].innocent = {}
+    temp.write(dir .. "/innocent.lua", [[
+      local innocent = { name = "innocent", doc = "Counts.", schema = {} }
+      function innocent:start(ctx)
+        self.counter = ctx:counter("flowd_site_total", { name = "innocent" })
+        ctx:every(0.02, function() local t = {} for i = 1, 200 do t[i] = { i } end self.counter.value = self.counter.value + #t end)
+      end
+      function innocent:on_events(_, n) self.counter.value = self.counter.value + n end
+      return innocent]])
+    return daemon.start({ dir = dir, config = config, rules = innocent, log_level = "info" })
+  end
+
+  -- The daemon, its rules and the innocent one go on.
+  local function expect_alive(d)
+    local before = d:counter('flowd_site_total{name="innocent"}')
+    local open = d:counter("flowd_flows_open")
+    d:write(line(2001) .. line(2002))
+    d:wait_for_counter("flowd_flows_open", open + 2)
+    d:wait_for_counter('flowd_site_total{name="innocent"}', before + 300)
+    assert.is_true(d:counter('flowd_rule_hits_total{rule="innocent"}') >= 2)
+    assert.equal(0, d:counter("flowd_scripts_hung_total"))
+    assert.same({ code = 0 }, d:stop())
+  end
+
+  for _, case in ipairs({
+    { "in a timer", "plugin", [[ function module:start(ctx) ctx:every(0.005, function()
+        for i = 1, 5000 do hoard[#hoard + 1] = { i } end end) end ]] },
+    { "in lines that it reads", "plugin", [[ function module:start(ctx)
+        ctx:fifo({ path = ctx.runtime_dir .. "/own", mode = 438, on_line = function(text)
+          for i = 1, 5000 do hoard[#hoard + 1] = { i, text } end end }) end ]] },
+    { "in a coroutine", "plugin", [[ function module:start(ctx) ctx:spawn(function()
+        while true do ctx:sleep(0.005) for i = 1, 5000 do hoard[#hoard + 1] = { i } end end end) end ]] },
+    { "with events", "backend", [[ function module:start() end
+      function module:on_events() for i = 1, 40000 do hoard[#hoard + 1] = { i } end end ]] },
+  }) do
+    it(case[1] .. " is stopped and listed; the others live", function()
+      local d = start(case[2], case[3])
+      local function feed()
+        -- The FIFO goes with the plugin.
+        if case[1] == "in lines that it reads" then pcall(d.write, d, "x\n", d.runtime_dir .. "/own") end
+        if case[1] == "with events" then d:write(line(1000)) end
+        return d:log():find("is stopped") ~= nil or not d:running()
+      end
+      process.wait_for("its end", SECONDS, feed)
+      d:expect(case[2] .. " 'greedy' is stopped: it holds %d+ MB of the 16 MB that memory_limit allows each", SECONDS)
+      assert.matches("not enough memory", d:log())
+      assert.equal(1, d:counter(('flowd_memory_off_total{kind="%s",name="greedy"}'):format(case[2])))
+      assert.equal(1, d:counter(('flowd_modules_failed{kind="%s",name="greedy"}'):format(case[2])))
+      assert.matches("greedy[^\n]*it holds %d+ MB", d:command("stats").stdout)
+      expect_alive(d)
+    end)
+  end
+
+  for _, case in ipairs({
+    { "in one string", "plugin", [[ function module:start(ctx) ctx:after(0.1, function() return ("x"):rep(2 ^ 30) end) end ]],
+      "plugin greedy: a callback raised: not enough memory" },
+    { "at once, with each event", "backend", [[ function module:start() end
+      function module:on_events() local t = {} while true do t[#t + 1] = { #t } end end ]],
+      "backend 'greedy': not enough memory" },
+    { "in C memory of LuaJIT's", "backend", [[ local ffi = require("ffi") function module:start() end
+      function module:on_events() hoard[1] = ffi.new("char[?]", 1e9) end ]], "backend 'greedy': not enough memory" },
+  }) do
+    it(case[1] .. " gets an error, and goes on as it holds nothing", function()
+      local d = start(case[2], case[3])
+      d:write(line(1000))
+      d:expect(case[4], SECONDS)
+      assert.equal(0, d:counter("flowd_modules_failed"))
+      expect_alive(d)
+    end)
+  end
+
+  it("when it starts, is listed as one that did not", function()
+    local d = start("plugin", [[ function module:start() while true do hoard[#hoard + 1] = { #hoard } end end ]])
+    assert.matches("plugin 'greedy' did not start: not enough memory", d:log())
+    expect_alive(d)
+  end)
+
+  it("is there again after a reload", function()
+    local d = start("plugin", [[ function module:start(ctx) ctx:after(0.05, function()
+      while true do hoard[#hoard + 1] = { 1 } end end) end ]])
+    d:expect("plugin 'greedy' is stopped", SECONDS)
+    d:signal("HUP")
+    d:expect("plugin 'greedy' is stopped.-is in use: plugins [%a, ]*greedy;.-plugin 'greedy' is stopped", SECONDS)
+    expect_alive(d)
+  end)
+end)
+
+describe("C memory of maps and sets", function()
+  after_each(cleanup.all)
+
+  local function write_map(path, count)
+    local rows = {}
+    for i = 0, count - 1 do
+      rows[#rows + 1] = ("2001:%x:%x::/48,atlas\n"):format(0xd00 + math.floor(i / 65536), i % 65536)
+    end
+    temp.write(path, table.concat(rows))
+  end
+
+  it("counts: a map that is too big is refused when it is loaded, and when its file grows", function()
+    local dir = temp.dir()
+    write_map(dir .. "/sites.csv", 1000)
+    local conf = daemon.write_config(dir, { memory_limit = 16 }, innocent
+      .. 'rule "by site" (function(flow) flow:tag(sites:find(flow.dst)) end)')
+    temp.write(conf, 'local sites = flowd.map.prefixes "sites.csv"\n' .. temp.read(conf))
+    local d = daemon.start({ dir = dir, conf = conf, log_level = "info" })
+    local before = d:counter("flowd_policy_memory_octets")
+    write_map(dir .. "/sites.csv", 200000)
+    d:expect("sites.csv[^\n]*not enough memory", SECONDS)
+    d:write("start tcp ::1 1 2001:d00:1::1 80 0 0\n")
+    d:signal("HUP")
+    d:expect("not enough memory[^\n]*\n.-the configuration before it goes on", SECONDS)
+    write_map(dir .. "/sites.csv", 20000)
+    d:wait_for_counter('flowd_map_files_total{result="ok"}', 1)
+    d:wait_for_counter("flowd_flows_open", 1)
+    d:write("start tcp ::1 1 2001:d00:4000::1 80 0 0\n")
+    d:wait_for_counter("flowd_flows_open", 2)
+    -- More than 40 octets for each of them, which nothing but the C memory is.
+    assert.is_true(d:counter("flowd_policy_memory_octets") > before + 20000 * 40)
+    assert.same({ code = 0 }, d:stop())
+  end)
+
+  it("counts for the rule that makes it, which is switched off", function()
+    local dir = temp.dir()
+    local list = {}
+    for i = 1, 2000 do list[i] = ('"2001:db8:%x::/48"'):format(i) end
+    local conf = daemon.write_config(dir, { memory_limit = 16 }, innocent
+      .. 'rule "sets" (function(flow) hoard[#hoard + 1] = flowd.prefixes(list) end)')
+    temp.write(conf, ("local hoard, list = {}, { %s }\n"):format(table.concat(list, ",")) .. temp.read(conf))
+    local d = daemon.start({ dir = dir, conf = conf, log_level = "info" })
+    for port = 1, 300 do d:write(line(port)) end
+    d:expect('rule "sets" is switched off: it holds %d+ MB of the 16 MB', SECONDS)
+    d:wait_for_counter("flowd_flows_open", 300)
+    assert.equal(300, d:counter('flowd_rule_hits_total{rule="innocent"}'))
+    assert.same({ code = 0 }, d:stop())
+  end)
+end)
+
+describe("the limit that is the default", function()
+  after_each(cleanup.all)
+
+  it("is met with an error before the script is taken for one that never returns", function()
+    local d = daemon.start({ log_level = "info", rules = innocent .. [[ rule "greedy" (function(flow)
+      if flow.src_port == 666 then local t = { ("x"):rep(2 ^ 20) } while true do t[#t + 1] = t[1] .. #t end end end) ]] })
+    d:write(line(666) .. line(1000))
+    d:expect('rule "greedy" failed on [^\n]*: not enough memory', SECONDS)
+    d:wait_for_counter("flowd_flows_open", 2)
+    assert.equal(0, d:counter("flowd_scripts_hung_total"))
     assert.same({ code = 0 }, d:stop())
   end)
 end)

@@ -173,6 +173,7 @@ function contents.from_csv(builder, text, resolve, problems, path, columns, paus
       local message = put_row(builder, line, resolve, number, columns, first)
       first = false
       if message then problems:add(("%s:%d: "):format(path, number), message) end
+      if message == "not enough memory" then break end
     end
     if number % ROWS_PER_TURN == 0 then pause() end
   end

@@ -5,6 +5,7 @@ local api = require("flowd.api")
 local contents = require("flowd.map.contents")
 local counters = require("flowd.counters")
 local log = require("flowd.log")
+local memory = require("flowd.memory")
 local source_lines = require("flowd.source_lines")
 local trusted = require("flowd.trusted")
 local watch = require("flowd.watch")
@@ -132,14 +133,20 @@ end
 
 -- A changed file into all maps that are from it.
 local function take(path, entries, fill, pause)
-  local first = entries[1].unbound
+  local first, refusals = entries[1].unbound, memory.refusals()
   local text, message = trusted.read(path, first.files.owner)
   local problems, commits = text and {} or { message }, {}
   for i, entry in ipairs(text and entries or {}) do
-    local wrong
-    wrong, commits[i] = fill(entry.unbound, entry.object, entry.registry, text, pause)
+    local ok, wrong
+    ok, wrong, commits[i] = pcall(fill, entry.unbound, entry.object, entry.registry, text, pause)
+    if not ok then
+      memory.leave(false)
+      wrong = { ("%s: %s"):format(path, memory.is_refusal(wrong) and "not enough memory (memory_limit)" or wrong) }
+    end
     for _, problem in ipairs(wrong) do problems[#problems + 1] = problem end
   end
+  -- What there is too much of is not kept until the next one comes.
+  if memory.refusals() > refusals then collectgarbage() end
   local result = #problems == 0 and "ok" or "refused"
   results[result].value = results[result].value + 1
   known[path].refused = #problems > 0
@@ -183,7 +190,10 @@ function files.refresh(budget_ns, fill)
   if not work and not files.watching() then return true end
   deadline = budget_ns and api.clock_monotonic_ns() + budget_ns or nil
   work = work or coroutine.create(refresh)
+  memory.watch()
+  local before = memory.enter()
   local ok, result = coroutine.resume(work, fill)
+  memory.leave(before)
   if not ok then
     local trace = debug.traceback(work, tostring(result))
     work = nil

@@ -3,6 +3,7 @@
 --- pattern with most characters of its own wins (src/glob_map.h).
 local ffi = require("ffi")
 local api = require("flowd.api")
+local memory = require("flowd.memory")
 local numbers = require("flowd.numbers")
 
 local error, type = error, type
@@ -10,6 +11,7 @@ local glob_find = api.glob_map_find
 
 local MAPS_MAX = 4096
 local EEXIST, EINVAL = 17, 22
+local COUNTED_EVERY, NO_MEMORY = 64, "not enough memory"
 local numbered = numbers.new("struct glob_map *", MAPS_MAX, ffi.gc(api.glob_map_new(), api.glob_map_free))
 local maps = numbered.pointers
 
@@ -21,13 +23,25 @@ local Builder = {}
 Builder.__index = Builder
 
 function globs.new()
-  local map = ffi.gc(api.glob_map_new(), api.glob_map_free)
+  local map, account = api.glob_map_new(), memory.account()
   if map == nil then return nil, "out of memory" end
-  return setmetatable({ map = map }, Builder)
+  local function free(dead)
+    account:close()
+    api.glob_map_free(dead)
+  end
+  return setmetatable({ map = ffi.gc(map, free), free = free, account = account, count = 0 }, Builder)
 end
+
+-- Its memory counts as that of the script which makes it.
+local function counted(self) return self.account:grow(tonumber(api.glob_map_memory(self.map))) end
 
 function Builder:add(pattern, tag)
   if type(pattern) ~= "string" then return ('expected a pattern such as "xrootd*"; got %s'):format(tostring(pattern)) end
+  self.count = self.count + 1
+  if self.full or self.count % COUNTED_EVERY == 0 and not counted(self) then
+    self.full = true
+    return NO_MEMORY
+  end
   local status = api.glob_map_add(self.map, pattern, #pattern, tag)
   if status == 0 then return nil end
   if status == -EEXIST then return ("pattern %q is there twice, with different values"):format(pattern) end
@@ -38,7 +52,8 @@ function Builder:add(pattern, tag)
 end
 
 function Builder:finish()
-  local number, message = numbered:take(self.map, api.glob_map_free)
+  if not counted(self) then return nil, { { NO_MEMORY } } end
+  local number, message = numbered:take(self.map, self.free)
   if not number then return nil, { { "maps of patterns: " .. message } } end
   return number, self.map
 end
