@@ -17,7 +17,7 @@ enum {
 	/* Instructions between two looks at the clock: some ten microseconds. */
 	COUNT = 500,
 	/* The same where the time is spent and it cannot be left: the end of that is awaited. */
-	COUNT_WAITING = 20,
+	COUNT_WAITING = 100,
 	/* Where a coroutine cannot be left (inside a callback of a C function) it may go on for so long
 	 * after its time; then an error ends it. */
 	PATIENCE_NS = 200000000,

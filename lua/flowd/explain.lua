@@ -122,10 +122,12 @@ local function result_of(e, names, chain)
   return result
 end
 
-local function explain_rules(chain, e, names, live, report)
-  local ended
-  chain:enter()
-  for number, rule in ipairs(chain.rules) do
+-- Rules `from` to `to`. ended: the one that was the last word, before and after.
+local function explain_rules(chain, e, names, live, report, from, to, ended)
+  for number = from, to do
+    local rule = chain.rules[number]
+    slice.pause()
+    chain:enter()
     if ended then
       report.rules[number] = {
         number = number, name = rule.name, file = rule.file, line = rule.line, kind = rule.fn and "function" or "declared",
@@ -137,9 +139,22 @@ local function explain_rules(chain, e, names, live, report)
       if entry.verdict then ended = number end
     end
   end
+  return ended
 end
 
-local scratch = ffi.new("struct flow_event[1]")
+-- What declared rules do they do to the event alone: only from the first function to the last it is a trial, which
+-- cannot be left in the middle.
+local function try_rules(chain, e, names, report)
+  local count, first, last = #chain.rules, nil, nil
+  for number, rule in ipairs(chain.rules) do
+    if rule.fn then first, last = first or number, number end
+  end
+  local ended = explain_rules(chain, e, names, false, report, 1, (first or count + 1) - 1)
+  if not first then return end
+  local ok, message = dry.run(function() ended = explain_rules(chain, e, names, false, report, first, last, ended) end)
+  if not ok then error(message, 0) end
+  explain_rules(chain, e, names, false, report, last + 1, count, ended)
+end
 
 --- Run a chain's rules on one event.
 ---@param chain flowd.Chain
@@ -149,9 +164,10 @@ local scratch = ffi.new("struct flow_event[1]")
 function explain.run(chain, event, options)
   local live = options and options.live or false
   local e = ffi.cast("struct flow_event *", event)
-  if not live then
-    scratch[0] = e[0]
-    e = scratch + 0
+  local copy = not live and ffi.new("struct flow_event[1]") or nil
+  if copy then
+    copy[0] = e[0]
+    e = copy + 0
   end
   local names = chain.binding.names
   names = { registry = names.registry, backends = chain.binding.backends, source_name = chain.binding.source_name }
@@ -163,13 +179,7 @@ function explain.run(chain, event, options)
     },
   }
   local start = api.clock_monotonic_ns()
-  local function try() explain_rules(chain, e, names, live, report) end
-  if live then
-    try()
-  else
-    local ok, message = dry.run(try)
-    if not ok then error(message, 0) end
-  end
+  if live then explain_rules(chain, e, names, true, report, 1, #chain.rules) else try_rules(chain, e, names, report) end
   report.result = result_of(e, names, chain)
   report.result.took_ns = tonumber(api.clock_monotonic_ns() - start)
   if e.state == ffi.C.FLOW_END then

@@ -9,23 +9,20 @@ local log = require("flowd.log")
 
 local rule_names = {}
 
-local LISTS_MAX = 32
+local LISTS_MAX = 16
 local NUMBER_MAX = 65535
 
 ---@class flowd.RuleNames
 ---@field path string
----@field lists { number: integer, names: string[] }[] the oldest first
+---@field lists { number: integer, names: string[], text: string? }[] the oldest first; text: as in the file
 local RuleNames = {}
 RuleNames.__index = RuleNames
 
 -- "NUMBER COUNT", and each name in a line, escaped.
-local function encode(lists)
-  local lines = {}
-  for _, list in ipairs(lists) do
-    lines[#lines + 1] = ("%d %d"):format(list.number, #list.names)
-    for _, name in ipairs(list.names) do
-      lines[#lines + 1] = (name:gsub("[%c%%]", function(c) return ("%%%02x"):format(c:byte()) end))
-    end
+local function encode(list)
+  local lines = { ("%d %d"):format(list.number, #list.names) }
+  for _, name in ipairs(list.names) do
+    lines[#lines + 1] = name:find("[%c%%]") and name:gsub("[%c%%]", function(c) return ("%%%02x"):format(c:byte()) end) or name
   end
   return table.concat(lines, "\n") .. "\n"
 end
@@ -60,11 +57,15 @@ function rule_names.open(path)
 end
 
 function RuleNames:save()
-  local new = self.path .. ".new"
+  local new, texts = self.path .. ".new", {}
+  for i, list in ipairs(self.lists) do
+    list.text = list.text or encode(list)
+    texts[i] = list.text
+  end
   local file, message = io.open(new, "w")
   local ok = file
   if file then
-    ok, message = file:write(encode(self.lists))
+    ok, message = file:write(table.concat(texts))
     file:close()
     if ok then ok, message = os.rename(new, self.path) end
   end

@@ -44,13 +44,13 @@ describe("names of rules", function()
     assert.is_false(temp.exists(path))
   end)
 
-  it("are forgotten after 32 lists, and numbers come round", function()
+  it("are forgotten after 16 lists, and numbers come round", function()
     local names = rule_names.open(path)
     names.lists[1] = { number = 65535, names = { "old" } }
     assert.equal(1, use(names, { "new" }))
-    for i = 1, 31 do use(names, { "n" .. i }) end
+    for i = 1, 15 do use(names, { "n" .. i }) end
     assert.is_nil((names:find(65535, 1)))
-    assert.equal(32, #names.lists)
+    assert.equal(16, #names.lists)
   end)
 
   it("survive a file that is none", function()

@@ -186,6 +186,38 @@ describe("the console", function()
     assert.matches("interrupted", message)
   end)
 
+  it("keeps no event waiting for 10 ms, whatever is asked for: loops, large results, sorts, many rules", function()
+    local rules = {}
+    for i = 1, 1000 do rules[i] = ('rule "r%d" { match = { dst_port = %d }, set = { activity = 7 } },'):format(i, i) end
+    local d = start({ rules = table.concat(rules, "\n"), config = { log = { level = "info" } } })
+    local lines = {}
+    for i = 1, 5000 do lines[i] = ("start tcp 2001:db8::1 %d 2001:db8::2 5000 atlas 1\n"):format(i) end
+    local endless = console.raw(d.console)
+    endless:eval("while true do end")
+    d:wait_for_counter("flowd_console_requests_total", 1)
+    -- With traffic.
+    d:write(table.concat(lines))
+    d:wait_for_counter("flowd_flows_open", 5000, SECONDS)
+    for _, code in ipairs({
+      "flows{limit=5000}", 'flows{limit=5000, sort="src"}', "flows{where=function(f) return f.src_port == 7 end}",
+      'rule("new", { before = "r500" }) { match = { dst_port = 1 }, drop = true }', 'disable "r7"', "rules()",
+      'explain "tcp ::1 1 ::1 1000 atlas 1"', "stats()", "help()",
+      "local t = {} for i = 1, 20000 do t[i] = i * 7919 % 20011 end table.sort(t, function(a, b) return a > b end)",
+      "local t = {} for i = 1, 5000 do t['k' .. i] = { i } end return t",
+    }) do
+      for _, format in ipairs({ "text", "json" }) do
+        local status, _, message = console.ask(d.console, code, { format = format })
+        assert.equal(S.ok, status, code .. ": " .. message)
+      end
+    end
+    local status = client.connect(d.console):ask("complete", 'disable("', nil, function() end)
+    assert.equal(S.ok, status)
+    endless:close()
+    local longest = d:counter("flowd_console_longest_microseconds")
+    local most = os.getenv("ASAN_OPTIONS") and 100000 or 10000
+    assert.is_true(longest > 100 and longest < most, ("%d us in one go"):format(longest))
+  end)
+
   it("says no to the client too many", function()
     local d = start()
     local clients = {}

@@ -89,10 +89,13 @@ local function use(chain, wanted)
   local inside = place.inside()
   local before = inside.chain
   chain.on_discard = before.on_discard
+  local off = {}
   for _, rule in ipairs(before.rules) do
-    for _, now in ipairs(chain.rules) do
-      if rule.off and now.name == rule.name and now.file == rule.file and now.line == rule.line then chain:switch(now, false) end
-    end
+    if rule.off then off[rule.name] = rule end
+  end
+  for _, now in ipairs(chain.rules) do
+    local rule = off[now.name]
+    if rule and now.file == rule.file and now.line == rule.line then chain:switch(now, false) end
   end
   inside.chain = chain
   list = wanted
