@@ -204,8 +204,8 @@ int rule_index_build(struct rule_index *x)
 size_t rule_index_memory(const struct rule_index *x)
 {
 	size_t size = sizeof(*x) + (size_t)x->sets_room * (x->words + 1) * sizeof(*x->pool) +
-		      x->count * (sizeof(*x->rules) + sizeof(*x->briefs)) +
-		      x->late_count * sizeof(*x->late) + x->texts_room;
+		      x->count * (sizeof(*x->rules) + sizeof(*x->briefs)) + x->late_count * sizeof(*x->late) +
+		      x->texts_room;
 
 	for (uint32_t i = 0; i < 2; i++) {
 		size += x->port[i] ? sizeof(*x->port[i]) + x->port[i]->pages * sizeof(x->port[i]->set[0]) : 0;

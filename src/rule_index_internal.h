@@ -111,7 +111,7 @@ static inline uint32_t port_set(const struct port_table *t, uint32_t port)
  */
 struct rule_index {
 	uint32_t count;
-	uint32_t words; /* at most 64: a summary is one word */
+	uint32_t words;	 /* at most 64: a summary is one word */
 	uint64_t always; /* a bit for each word with rules that test no axis */
 	uint64_t *pool;
 	uint64_t *summary;

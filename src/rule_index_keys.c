@@ -49,9 +49,11 @@ static uint32_t weight(const struct condition *c)
 	case RULE_SRC:
 	case RULE_DST:
 		/* IPv4 from bit 96 on; the first bits of IPv6 are the same for whole continents. */
-		return c->bits >= 112 ? 1 : c->bits >= 96 ? ALL >> (c->bits - 96) : c->bits >= 48 ? 1
-		       : c->bits <= 16	 ? ALL
-					 : ALL >> (c->bits - 16) / 2;
+		return c->bits >= 112  ? 1
+		       : c->bits >= 96 ? ALL >> (c->bits - 96)
+		       : c->bits >= 48 ? 1
+		       : c->bits <= 16 ? ALL
+				       : ALL >> (c->bits - 16) / 2;
 	case RULE_EXPERIMENT:
 		return (uint32_t)(c->last - c->first + 1) * (ALL / 8);
 	case RULE_ACTIVITY:

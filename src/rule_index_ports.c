@@ -48,7 +48,8 @@ static int sweep(struct rule_builder *b, const struct edge *edges, uint32_t coun
 	return err;
 }
 
-/* The same in pages, of which there are few that differ: what lies close together in the processor's caches. */
+/* The same in pages, of which there are few that differ: what lies close together in the processor's caches.
+ */
 static int fold(const uint32_t *table, struct port_table **out)
 {
 	struct port_table *t = calloc(1, sizeof(*t) + PORTS * sizeof(*table));
