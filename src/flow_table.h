@@ -71,8 +71,8 @@ struct flow_slot {
 	uint16_t rule;		/* as in flow_event */
 	uint32_t uid;		/* reserved: owner of the socket */
 	uint32_t pid;
-	uint16_t announced; /* experiment * 64 + activity before the rules */
-	uint16_t rules;	    /* which rules `rule` is one of: flow_table_set_rules */
+	uint16_t announced;   /* experiment * 64 + activity before the rules */
+	uint16_t rules;	      /* which rules `rule` is one of: flow_table_set_rules */
 	uint32_t ended_batch; /* ENDED: state_header.batch, its low bits */
 
 	char application[48]; /* FLOW_APPLICATION_SIZE; NUL-terminated */

@@ -2,11 +2,12 @@
 /*
  * lua_memory.h - memory that is refused to machine code.
  *
- * Refused memory is an ordinary Lua error where the interpreter or a C function asks for it. Machine code does not keep the
- * state's stack in order while it runs, and LuaJIT releases before 2023 (Debian 12's) do not either before they
- * raise that error: the process dies, or goes on in the wrong function. So machine code gets what it asks for
- * and is left at its next garbage collection, which is at once; then the interpreter raises the error. Where it has
- * twice the limit by then, the process is replaced, as for a script that never returns (watchdog.h).
+ * Refused memory is an ordinary Lua error where the interpreter or a C function asks for it. Machine code
+ * does not keep the state's stack in order while it runs, and LuaJIT releases before 2023 (Debian 12's) do
+ * not either before they raise that error: the process dies, or goes on in the wrong function. So machine
+ * code gets what it asks for and is left at its next garbage collection, which is at once; then the
+ * interpreter raises the error. Where it has twice the limit by then, the process is replaced, as for a
+ * script that never returns (watchdog.h).
  *
  * Whether machine code runs, LuaJIT does not tell; where it notes it is found out once in a process.
  */

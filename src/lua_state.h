@@ -11,8 +11,8 @@
 /*
  * A new state. Modules come from the binary or, when lua_path is not NULL, from files
  * below that directory ("flowd/rules.lua"), which win over the embedded ones.
- * LUA_PATH and LUA_CPATH are ignored. NULL when out of memory. Its memory is a heap without a limit; to be closed by
- * lua_state_close().
+ * LUA_PATH and LUA_CPATH are ignored. NULL when out of memory. Its memory is a heap without a limit; to be
+ * closed by lua_state_close().
  */
 lua_State *lua_state_new(const char *lua_path);
 void lua_state_close(lua_State *L);

@@ -71,7 +71,7 @@ struct state_running {
 	uint64_t entered_us;
 	uint32_t crashes; /* in a row, with this note standing */
 	uint32_t reason;  /* STATE_REASON_*, when that happened */
-	char name[96]; /* NUL-terminated */
+	char name[96];	  /* NUL-terminated */
 };
 
 /* One page at the start of the file. */

@@ -20,8 +20,8 @@ enum {
 	WATCHDOG_TICK_MS = 100,
 	/* Hung: no progress for this long by the CPU clock (a loop), ... */
 	WATCHDOG_CPU_LIMIT_MS = 600,
-	/* ... twice that long while it takes so many octets more of memory in each tick (that ends with an error
-	 * of its own, heap.h), ... */
+	/* ... twice that long while it takes so many octets more of memory in each tick (that ends with an
+	 * error of its own, heap.h), ... */
 	WATCHDOG_GROWTH = 1 << 20,
 	/* ... or for this long asleep (a call that blocks). Time in which the process waits for a CPU, or is
 	 * stopped, is nobody's fault, ... */
