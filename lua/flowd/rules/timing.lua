@@ -193,6 +193,11 @@ end
 -- A window is over: what it says of each rule.
 function Timing:judge()
   local clock = self.clock
+  -- No sample, or none that was good: it goes on, and what is known stays.
+  if clock.events > 0 and clock.sampled == 0 then
+    clock.length, clock.over = clock.length + timing.window_ns, false
+    return
+  end
   local length = math.max(tonumber(clock.ended - clock.began), tonumber(clock.length))
   local spent, total = tonumber(clock.spent), self:each()
   local events, measured = tonumber(clock.events), math.max(tonumber(clock.sampled), 1)
