@@ -154,12 +154,18 @@ function Builder:add(prefix, value)
 end
 
 --- The map: C memory, which is never handed to a rule.
+---@param pause? fun() is called now and then
 ---@return ffi.cdata*? pointer
 ---@return any anchor_or_message keeps what is behind the pointer
 ---@return integer? which of the additions is too much, counted from 1
-function Builder:finish()
+function Builder:finish(pause)
   local map, texts, clash = self.map, self.texts, ffi.new("uint32_t[2]")
-  local status = api.prefix_map_build(map, clash, clash + 1)
+  local status = 1
+  -- In steps: events are handled between them while a configuration or a file is loaded.
+  while status > 0 do
+    status = api.prefix_map_build_step(map, clash, clash + 1)
+    if pause then pause() end
+  end
   if status == 0 and not self:counted() then return nil, NO_MEMORY end
   if status == 0 then return ffi.cast("const struct prefix_map *", map), map end
   local EEXIST = 17

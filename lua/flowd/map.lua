@@ -25,7 +25,7 @@ local map = {}
 ---@field columns string what a line of a CSV file is
 ---@field settings? table<string, true> names of what may stand behind the contents
 ---@field new fun(settings: table, maps: table): table?, string? a builder: add(key, tag, position), or entry and row
----   for what is no key and tag, each returns what is wrong; finish() returns the number of the map and what keeps it, or
+---   for what is no key and tag, each returns what is wrong; finish(pause) returns the number of the map and what keeps it, or
 ---   nil and a list of { message, position? }
 ---@field find fun(number: integer, key: any, self: flowd.Map): integer? the tag number; errors are told two levels up
 
@@ -184,7 +184,7 @@ fill = function(unbound, object, resolve, text, pause)
       function() return ("%s: %s"):format(unbound.where, name) end)
   end
   if not problems:any() or not kind.list then
-    local number, rest = builder:finish()
+    local number, rest = builder:finish(pause)
     if number and not problems:any() then return {}, function() use(object, number, rest) end end
     for _, problem in ipairs(number and {} or rest) do problems:add(where(problem[2]), problem[1]) end
   end

@@ -185,4 +185,76 @@ describe("prefix map", function()
     assert.equal(100000, api.prefix_map_count(m))
     assert.is_true(tonumber(api.prefix_map_memory(m)) <= 100000 * 200)
   end)
+
+  -- In no order, many of them within others.
+  local function add_many(m, count)
+    local list, known, state = {}, {}, 4
+    -- The source above repeats itself too soon for so many.
+    local function random(n)
+      state = state * 48271 % 2147483647
+      return math.floor(state / 256) % n
+    end
+    while #list < count do
+      local a = ffi.new("struct flow_address")
+      a.octet[0] = 0x20
+      for i = 1, 6 do a.octet[i] = random(i < 3 and 4 or 256) end
+      local bits = 8 + random(49)
+      api.prefix_mask(a, bits)
+      local key = ffi.string(a, 16) .. bits
+      if not known[key] then
+        list[#list + 1], known[key] = a, #list + 1
+        assert.equal(0, api.prefix_map_add(m, a, bits, #list))
+      end
+    end
+    return list, known
+  end
+
+  it("is right when its prefixes are more than are sorted at a time", function()
+    for _, count in ipairs({ 2047, 2048, 2049, 4097, 7001 }) do
+      local m = ffi.gc(api.prefix_map_new(), api.prefix_map_free)
+      local list, known = add_many(m, count)
+      assert.equal(0, api.prefix_map_build(m, nil, nil))
+      for i = 1, count, 11 do
+        local a = ffi.new("struct flow_address", list[i])
+        a.octet[7] = i % 256
+        local expected, masked = 0, ffi.new("struct flow_address", a)
+        for bits = 64, 8, -1 do
+          api.prefix_mask(masked, bits)
+          expected = known[ffi.string(masked, 16) .. bits] or 0
+          if expected ~= 0 then break end
+        end
+        assert.equal(expected, api.prefix_map_find(m, a))
+      end
+    end
+  end)
+
+  it("is built in steps, none of which takes long", function()
+    local best = math.huge
+    for _ = 1, 5 do
+      local m = ffi.gc(api.prefix_map_new(), api.prefix_map_free)
+      local list = add_many(m, 50000)
+      local start, longest, status = api.clock_monotonic_ns(), 0, 1
+      while status == 1 do
+        local before = api.clock_monotonic_ns()
+        status = api.prefix_map_build_step(m, nil, nil)
+        longest = math.max(longest, tonumber(api.clock_monotonic_ns() - before))
+        -- Until it is done, the map answers as before.
+        assert.equal(status == 1, api.prefix_map_find(m, list[1]) == 0)
+      end
+      assert.equal(0, status)
+      best = math.min(best, longest / tonumber(api.clock_monotonic_ns() - start))
+      if best < 0.2 then break end
+    end
+    assert.is_true(best < 0.2, ("one step is %.0f %% of all"):format(best * 100))
+  end)
+
+  it("begins anew when something is added while it is built", function()
+    local m = ffi.gc(api.prefix_map_new(), api.prefix_map_free)
+    add_many(m, 5000)
+    for _ = 1, 4 do assert.equal(1, api.prefix_map_build_step(m, nil, nil)) end
+    local a, bits = prefix("2001:db8::/32")
+    assert.equal(0, api.prefix_map_add(m, a, bits, 9999))
+    assert.equal(0, api.prefix_map_build(m, nil, nil))
+    assert.equal(9999, find(m, "2001:db8::1"))
+  end)
 end)

@@ -23,8 +23,8 @@ function Builder:add(prefix, tag, position)
   return message
 end
 
-function Builder:finish()
-  local pointer, map, which = self.inner:finish()
+function Builder:finish(pause)
+  local pointer, map, which = self.inner:finish(pause)
   if not pointer then return nil, { { map, self.positions[which] } } end
   local number, message = addresses.number_map(map)
   if not number then return nil, { { message } } end
