@@ -43,8 +43,8 @@ FFI_EXPORT int prefix_map_add(struct prefix_map *m, const struct flow_address *a
  */
 FFI_EXPORT int prefix_map_build(struct prefix_map *m, uint32_t *first, uint32_t *second);
 
-/* The same a step at a time, each of some milliseconds at most whatever the number of prefixes: 1 while there is more
- * to do, then what prefix_map_build() returns. Adding to the map meanwhile begins it anew. */
+/* The same a step at a time, each of some milliseconds at most whatever the number of prefixes: 1 while there
+ * is more to do, then what prefix_map_build() returns. Adding to the map meanwhile begins it anew. */
 FFI_EXPORT int prefix_map_build_step(struct prefix_map *m, uint32_t *first, uint32_t *second);
 
 /* The value of the longest prefix that holds the address; 0 when none does. */

@@ -2,8 +2,8 @@
 /*
  * prefix_map_build.c - from prefixes to the structure that find walks, step by step.
  *
- * The prefixes are sorted: runs of some thousand each, which are merged. Then what leads to a range of them is
- * a task, which makes a node or a check and leaves a task for each smaller range below.
+ * The prefixes are sorted: runs of some thousand each, which are merged. Then what leads to a range of them
+ * is a task, which makes a node or a check and leaves a task for each smaller range below.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -22,15 +22,16 @@ struct task {
 	uint32_t from, to;
 	uint32_t depth;
 	uint32_t inherited;
-	/* Where it is to be entered: REF_NODE or REF_CHECK with a number, and the branch of a node; 0: root4, 1: root6. */
+	/* Where it is to be entered: REF_NODE or REF_CHECK with a number, and the branch of a node; 0: root4,
+	 * 1: root6. */
 	uint32_t place;
 	uint32_t branch;
 };
 
 struct prefix_building {
 	enum { SORT, MERGE, CHECK, BUILD } phase;
-	/* Sorting: `width` prefixes stand in order at a time. A merge takes from `left` and `right`, which end at `middle`
-	 * and `end`, to `out`. */
+	/* Sorting: `width` prefixes stand in order at a time. A merge takes from `left` and `right`, which
+	 * end at `middle` and `end`, to `out`. */
 	struct prefix *scratch;
 	uint32_t sorted, width;
 	uint32_t left, middle, right, end, out;
@@ -98,7 +99,8 @@ static int push(struct prefix_building *b, struct task t)
 
 static int new_check(struct prefix_building *b, struct check check, uint32_t *ref)
 {
-	int err = prefix_map_reserve((void **)&b->checks, sizeof(*b->checks), b->checks_count, &b->checks_room);
+	int err =
+		prefix_map_reserve((void **)&b->checks, sizeof(*b->checks), b->checks_count, &b->checks_room);
 
 	if (err)
 		return err;
@@ -144,8 +146,8 @@ static int build_node(struct prefix_building *b, const struct prefix *prefixes, 
 		while (i < end && prefixes[i].bits < t->depth + STRIDE)
 			i++;
 		if (i < end)
-			below[count++] = (struct task){i, end, t->depth + STRIDE, node->ref[branch], REF_NODE | index,
-						       branch};
+			below[count++] = (struct task){
+				i, end, t->depth + STRIDE, node->ref[branch], REF_NODE | index, branch};
 		i = end;
 	}
 	enter(b, t, REF_NODE | index);
@@ -263,7 +265,8 @@ static void merge(struct prefix_map *m, struct prefix_building *b)
 			}
 			next_runs(m, b);
 		}
-		right = b->left == b->middle || (b->right < b->end && compare(&from[b->right], &from[b->left]) < 0);
+		right = b->left == b->middle ||
+			(b->right < b->end && compare(&from[b->right], &from[b->left]) < 0);
 		b->scratch[b->out++] = from[right ? b->right++ : b->left++];
 	}
 }
