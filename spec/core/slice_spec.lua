@@ -19,7 +19,7 @@ local function run(s, budget)
     steps = steps + 1
     local r = { s:step(budget or MS) }
     if r[1] ~= "more" then return steps, unpack(r) end
-    assert(steps < 100000, "does not end")
+    if steps >= 20000 then error("does not end; it is at " .. s:cancel()) end
   end
 end
 
