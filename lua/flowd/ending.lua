@@ -59,6 +59,9 @@ function ending.leave(self)
   local unsent = ending.finish_backends(self, api.clock_monotonic_ns() + ffi.cast("uint64_t", self.values.stop_deadline * 1e9))
   if unsent > 0 then log.error("stop_deadline: %d fireflies were not sent", unsent) end
   log.info("%d open flows are left to the next start", api.flow_table_count(self.table))
+  -- Before the state: their heaps look into it, for whom memory is taken.
+  self.builder:close()
+  if self.policy then self.policy:close() end
   api.watchdog_stop()
   api.state_close(self.state, false)
   if self.pid_file then api.process_remove_pid_file(self.pid_file) end
