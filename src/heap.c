@@ -42,6 +42,7 @@ struct heap {
 	uint64_t used, limit, owner_limit, reserve, mapped, refusals;
 	const uint32_t *owner;
 	uint32_t acting;
+	bool stopping;
 	bool script, abandoned;
 	const volatile int32_t *machine;
 	void (*stop)(void *data, bool at_once);
@@ -228,9 +229,10 @@ static bool refuse(struct heap *h, uint64_t more)
 	if (!exceeds(h, more, 1))
 		return false;
 	h->refusals++;
-	if (!h->machine || *h->machine < 0)
+	if (!h->machine ||
+	    (!h->stopping && (*h->machine == HEAP_INTERPRETER || *h->machine == HEAP_FUNCTION)))
 		return true;
-	/* Machine code is never refused anything. */
+	h->stopping = true;
 	h->stop(h->stop_data, exceeds(h, more, 2));
 	return false;
 }
@@ -396,8 +398,9 @@ uint64_t heap_refusals(const struct heap *h)
 	return h->refusals;
 }
 
-bool heap_is_over(const struct heap *h)
+bool heap_stopped(struct heap *h)
 {
+	h->stopping = false;
 	return exceeds(h, 0, 1);
 }
 

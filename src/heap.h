@@ -74,12 +74,21 @@ FFI_EXPORT uint64_t heap_used_by(const struct heap *h, uint32_t owner);
 FFI_EXPORT uint64_t heap_mapped(const struct heap *h);
 FFI_EXPORT uint64_t heap_limit(const struct heap *h);
 
-/* Is the script that runs now beyond its limit? */
-bool heap_is_over(const struct heap *h);
+/* What heap_set_machine()'s `stop` asked for has come: the interpreter is there. Is the script that runs now
+ * beyond its limit? */
+bool heap_stopped(struct heap *h);
+
+/* What LuaJIT 2.1 notes as running; machine code is a number from 0 on, the rest are its collector and
+ * compiler. */
+enum {
+	HEAP_INTERPRETER = -1,
+	HEAP_FUNCTION = -2, /* of C */
+};
 
 /*
- * Where to see whether machine code runs (a number from 0 on). That is never refused memory; instead `stop`
- * is told, with at_once = true when it has come to twice the limit. All three are borrowed.
+ * Where that is noted. Only these two are refused memory; instead of the others `stop` is told, with at_once
+ * = true when they have come to twice the limit; and nothing is refused from then until heap_stopped(), as
+ * finalizers make the collector look like the interpreter. All three are borrowed.
  */
 void heap_set_machine(struct heap *h, const volatile int32_t *running, void (*stop)(void *data, bool at_once),
 		      void *data);

@@ -100,6 +100,7 @@ static struct stop *stop_of(lua_State *L)
 static void on_instruction(lua_State *L, lua_Debug *ar)
 {
 	struct stop *stop = stop_of(L);
+	bool over = heap_stopped(stop->heap);
 
 	(void)ar;
 	stop->pending = false;
@@ -107,7 +108,7 @@ static void on_instruction(lua_State *L, lua_Debug *ar)
 	lua_gc(L, LUA_GCSETPAUSE, stop->pause);
 	lua_gc(L, LUA_GCSETSTEPMUL, stop->step);
 	/* It may be somebody else's turn by now. */
-	if (heap_is_over(stop->heap))
+	if (over)
 		luaL_error(L, "not enough memory");
 }
 
