@@ -36,8 +36,8 @@ return {
   memory_limit = 256,
 
   -- A rule that takes more of the daemon's time is named in the log, with its time for each event,
-  -- and counted. The time of each rule is measured on a sample of the events, which takes at most a
-  -- thousandth of the time. 0: nothing is measured. Expects a number from 0 to 100 %.
+  -- and counted. The time of each rule is measured on a sample of the events, which takes less than
+  -- half a percent of the time. 0: nothing is measured. Expects a number from 0 to 100 %.
   slow_rule_percent = 10,
 
   -- CPU time that loading this file with all its rules and maps may take. A reload that takes

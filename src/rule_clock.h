@@ -10,8 +10,9 @@
  * In a large batch what measuring runs is not at hand for the first events, other than what runs otherwise:
  * these do not count.
  *
- * A sample is taken when the ones before have paid for themselves: measuring takes at most one part
- * in RULE_CLOCK_PRICE of the daemon's time. When there is little to do that is every event.
+ * A sample is taken when the ones before have paid for themselves: the clocks take one part in
+ * RULE_CLOCK_PRICE of the daemon's time, and all that a sample costs two to four. When there is little to do
+ * that is every event.
  *
  * A clock belongs to whoever made it. Times are nanoseconds of clock_monotonic_ns().
  */

@@ -210,7 +210,7 @@ flowd_hang_microseconds tells how long events waited, and it stays switched off 
 configuration that was accepted before, whatever its files say meanwhile.]])
   page:macro("Sh RULES THAT ARE SLOW")
   page:text([[Of some events the time is measured that each rule takes: of all while there is little to do, of so few when there is
-much that it takes a thousandth of the time. A rule that takes more than slow_rule_percent of the daemon's time is named in
+much that it takes less than half a percent of the time. A rule that takes more than slow_rule_percent of the daemon's time is named in
 the log, with its share and its time for each event, at most every five minutes, and counted (flowd_rule_slow_total). Its share is of all
 time, also of that in which there is nothing to do: at 10 % the daemon does a tenth less than it could. flowd_rule_microseconds_total is
 what each rule took, estimated.]])

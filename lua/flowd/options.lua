@@ -59,7 +59,7 @@ options.global = {
   slow_rule_percent = schema.number({
     min = 0, max = 100, default = 10, unit = "%",
     doc = "A rule that takes more of the daemon's time is named in the log, with its time for each event, and counted. "
-      .. "The time of each rule is measured on a sample of the events, which takes at most a thousandth of the time. "
+      .. "The time of each rule is measured on a sample of the events, which takes less than half a percent of the time. "
       .. "0: nothing is measured.",
   }),
   load_timeout = schema.seconds({
