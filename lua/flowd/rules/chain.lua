@@ -150,6 +150,8 @@ function Chain:contain(message)
   if not rule then
     -- No rule was running: nothing to blame but this code. The event goes on as it is.
     log.error("rules: internal error on %s: %s", view.describe(e), message)
+    -- Without memory it would be the next one's turn, and so on.
+    memory_guard.react(self, message)
     return index, #self.rules + 1
   end
   if self.timing then self.timing:stop() end
