@@ -124,10 +124,10 @@ describe("slice", function()
   end)
 
   it("ends with an error what cannot be left, also when it catches errors", function()
+    -- Not string.gsub: in this process it may be slice.library's.
     local stuck = {
       function() table.sort({ 1, 2, 3 }, function() while true do end end) end,
-      function() string.gsub("aaa", "a", function() while true do end end) end,
-      function() string.gsub("aaa", "a", function() while true do pcall(function() while true do end end) end end) end,
+      function() table.sort({ 1, 2, 3 }, function() while true do pcall(function() while true do end end) end end) end,
       function() coroutine.wrap(function() while true do end end)() end,
     }
     for i, fn in ipairs(stuck) do
