@@ -147,11 +147,11 @@ function Chain:contain(message)
   local index = tonumber(e - self.events)
   local number = e.cursor
   local rule = self.rules[number]
+  -- First: what is said below takes memory, too.
+  local switched_off = not self.trial and memory_guard.react(self, message)
   if not rule then
     -- No rule was running: nothing to blame but this code. The event goes on as it is.
     log.error("rules: internal error on %s: %s", view.describe(e), message)
-    -- Without memory it would be the next one's turn, and so on.
-    memory_guard.react(self, message)
     return index, #self.rules + 1
   end
   if self.timing then self.timing:stop() end
@@ -161,7 +161,7 @@ function Chain:contain(message)
   rule.errors_counter.value = rule.errors_counter.value + 1
   rule.log = rule.log or log.limited(5, 60)
   rule.log("error", '%s:%d: rule "%s" failed on %s: %s', rule.file, rule.line, rule.name, view.describe(e), message)
-  if not memory_guard.react(self, message) then self:judge(rule, self.seen + index) end
+  if not switched_off then self:judge(rule, self.seen + index) end
   return index, number + 1
 end
 
