@@ -213,9 +213,8 @@ int marker_load(struct marker *m, uint32_t marks_max)
 		return r;
 	if (m->guarded)
 		log_warn("marker: without CAP_PERFMON the kernel takes only a slower program: a packet of a "
-			 "marked "
-			 "flow costs two to three times as much; everything is marked and counted all the "
-			 "same");
+			 "marked flow costs two to three times as much; everything is marked and counted all "
+			 "the same");
 	use(m, s);
 	m->clock_program = dup(bpf_program__fd(s->progs.label_clock));
 	if (m->clock_program < 0)

@@ -3,21 +3,8 @@
 -- filled, emptied and grown.
 local api = require("flowd.api")
 local marking = require("spec.support.marking")
-local packets = require("spec.support.packets")
 
 if not marking.available() then return end
-
--- The label that a flow's packets leave with; 0 for an unmarked one.
-local function label_of(m, src_port, fields)
-  fields = fields or {}
-  local transport = fields.protocol == "udp" and packets.udp or packets.tcp
-  local frame = packets.ethernet(packets.ipv6({
-    next = fields.protocol == "udp" and 17 or 6, src = fields.src, dst = fields.dst,
-    payload = transport(src_port, fields.dst_port or 443),
-  }))
-  local out = assert(m:run(frame))
-  return (out:byte(16) % 16) * 65536 + out:byte(17) * 256 + out:byte(18)
-end
 
 describe("marks in the table", function()
   it("come again with flows that start again, whatever is left at their places", function()
@@ -63,15 +50,15 @@ describe("marks in the table", function()
     local ended = { state = "end", known = true, decided = true }
     local room, memory = api.marker_room(big.handle), api.marker_memory(big.handle)
     big:events({ { slot = 0, protocol = "udp", dst = peer(1), dst_port = 2, label = 1 } })
-    assert.are.equal(1, label_of(big, 5000, fields(1)))
+    assert.are.equal(1, big:label_of(5000, fields(1)))
     each(1, 1, {})
     assert.is_true(api.marker_room(big.handle) > room and api.marker_memory(big.handle) > memory)
-    for i = 1, count, 371 do assert.are.equal(i, label_of(big, 5000, fields(i))) end
+    for i = 1, count, 371 do assert.are.equal(i, big:label_of(5000, fields(i))) end
     assert.are.equal(2, big:usage({ protocol = "udp", dst = peer(1), dst_port = 2 }).packets)
     each(1, 2, ended)
-    for i = 1, count, 371 do assert.are.equal(i % 2 == 0 and i or 0, label_of(big, 5000, fields(i))) end
+    for i = 1, count, 371 do assert.are.equal(i % 2 == 0 and i or 0, big:label_of(5000, fields(i))) end
     each(2, 2, ended)
-    for i = 1, count, 997 do assert.are.equal(0, label_of(big, 5000, fields(i))) end
+    for i = 1, count, 997 do assert.are.equal(0, big:label_of(5000, fields(i))) end
     assert.are.equal(count, big:counts().removed)
     assert.are.equal(0, big:counts().open)
     big:close()
@@ -90,9 +77,9 @@ describe("marks in the table", function()
     big:events(list)
     assert.are.equal(65535, big:counts().open)
     for _, port in ipairs({ 1, 63, 64, 65, 1023, 32767, 32768, 65534, 65535 }) do
-      assert.are.equal(port, label_of(big, port))
+      assert.are.equal(port, big:label_of(port))
     end
-    assert.are.equal(0, label_of(big, 0))
+    assert.are.equal(0, big:label_of(0))
     big:close()
   end)
 
@@ -127,7 +114,7 @@ describe("marks in the table", function()
       assert.are.equal(open, m:counts().open)
       assert.are.equal(0, api.marker_faults(m.handle))
       for _, flow in ipairs(flows) do
-        local label = label_of(m, flow.src_port, { dst_port = flow.dst_port })
+        local label = m:label_of(flow.src_port, { dst_port = flow.dst_port })
         if label ~= (flow.open and flow.label or 0) then
           error(("flow %d: label %d, open: %s"):format(flow.label, label, tostring(flow.open)))
         end

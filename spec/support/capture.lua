@@ -228,6 +228,20 @@ function methods:wait_for(want, seconds, count)
   end)
 end
 
+--- The flow labels of packets so far, each once, in the order in which they came first.
+---@param want table|nil as for packets()
+---@return integer[]
+function methods:labels(want)
+  local list, known = {}, {}
+  for _, packet in ipairs(self:packets(want)) do
+    if not known[packet.flow_label] then
+      known[packet.flow_label] = true
+      list[#list + 1] = packet.flow_label
+    end
+  end
+  return list
+end
+
 --- Forget what was seen so far.
 function methods:clear()
   drain(self)

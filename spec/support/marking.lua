@@ -177,6 +177,21 @@ function Marking:attached(interface)
     api.marker_attached(self.handle, interface)]
 end
 
+--- The label that a packet leaves with, 0x12345 or so; 0: it had none and got none.
+---@param src_port integer
+---@param fields { protocol: "tcp"|"udp"|nil, src: string|nil, dst: string|nil, dst_port: integer|nil }|nil
+---@return integer
+function Marking:label_of(src_port, fields)
+  fields = fields or {}
+  local transport = fields.protocol == "udp" and packets.udp or packets.tcp
+  local frame = packets.ethernet(packets.ipv6({
+    next = fields.protocol == "udp" and 17 or 6, src = fields.src, dst = fields.dst,
+    payload = transport(src_port, fields.dst_port or 443),
+  }))
+  local out = assert(self:run(frame))
+  return (out:byte(16) % 16) * 65536 + out:byte(17) * 256 + out:byte(18)
+end
+
 function Marking:detach(interface) return api.marker_detach(self.handle, interface) end
 
 return marking

@@ -46,18 +46,6 @@ local function shown(ns)
   return table.concat(all, "\n")
 end
 
--- All labels of a flow's packets, as a list without repeats.
-local function labels(seen, want)
-  local list, known = {}, {}
-  for _, packet in ipairs(seen:packets(want)) do
-    if not known[packet.flow_label] then
-      known[packet.flow_label] = true
-      list[#list + 1] = packet.flow_label
-    end
-  end
-  return list
-end
-
 for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) do
   describe("the daemon's marker by " .. method, function()
     after_each(cleanup.all)
@@ -73,14 +61,14 @@ for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) d
       for _, wait in ipairs({ traffic.tcp(a, b, 5000, 6000), traffic.tcp(a, b, 5000, 6001), traffic.tcp(a, b, 5000, 6002) }) do
         wait()
       end
-      local first = labels(seen, { src = a.address, src_port = 5000, dst_port = 6000 })
+      local first = seen:labels({ src = a.address, src_port = 5000, dst_port = 6000 })
       assert.are.equal(1, #first)
       assert.are.equal(0x10008, bit.band(first[1], SEMANTIC))
-      local second = labels(seen, { src = a.address, src_port = 5000, dst_port = 6001 })
+      local second = seen:labels({ src = a.address, src_port = 5000, dst_port = 6001 })
       assert.are.equal(1, #second)
       assert.are.equal(0x30000, bit.band(second[1], 0x3FE00)) -- cms is 3
-      assert.are.same({ 0 }, labels(seen, { src = a.address, src_port = 5000, dst_port = 6002 }))
-      assert.are.same({ 0 }, labels(seen, { src = b.address }))
+      assert.are.same({ 0 }, seen:labels({ src = a.address, src_port = 5000, dst_port = 6002 }))
+      assert.are.same({ 0 }, seen:labels({ src = b.address }))
       local with = #seen:packets({ src = a.address, src_port = 5000 })
       assert.is_true(with > 20)
 
@@ -92,7 +80,7 @@ for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) d
       d:wait_for_counter("flowd_marker_removed_total", 1)
       seen:clear()
       traffic.tcp(a, b, 5000, 6000)()
-      assert.are.same({ 0 }, labels(seen, { src = a.address, src_port = 5000, dst_port = 6000 }))
+      assert.are.same({ 0 }, seen:labels({ src = a.address, src_port = 5000, dst_port = 6000 }))
       assert.are_not.equal(before, shown(a))
       assert.are.equal(0, d:stop().code)
       assert.are.equal(before, shown(a))

@@ -55,13 +55,7 @@ describe("the next connection with the addresses and ports of a closed one", fun
         if packet.data:find("some data", 1, true) then return true end
       end
     end)
-    local list, known = {}, {}
-    for _, packet in ipairs(seen:packets(want)) do
-      if not known[packet.flow_label] then
-        known[packet.flow_label] = true
-        list[#list + 1] = packet.flow_label
-      end
-    end
+    local list = seen:labels(want)
     seen:clear()
     return list
   end
