@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "heap.h"
+#include "heap_class.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 enum {
 	SEGMENT_SIZE = 1 << 20,
-	/* Sizes of blocks: multiples of 16 up to LINEAR_MAX, then four to each power of two. */
-	LINEAR_MAX = 512,
-	LINEAR_CLASSES = LINEAR_MAX / 16,
-	/* Larger ones are mappings of their own, which can grow where they are. */
-	BLOCK_MAX = 1 << 15,
-	CLASSES = LINEAR_CLASSES + 4 * 6,
 	PAGE = 4096,
+};
+
+/* What runs. */
+enum {
+	FRAMEWORK,
+	SCRIPT,
+	RULES, /* a script, while there is an owner */
 };
 
 /* In front of each block; Lua wants multiples of 8. */
@@ -40,37 +43,24 @@ struct segment {
 
 struct heap {
 	uint64_t used, limit, owner_limit, reserve, mapped, refusals;
+	uint64_t left; /* `used` when a script was left */
 	const uint32_t *owner;
+	bool *refused;
 	uint32_t acting;
+	uint32_t script; /* FRAMEWORK, SCRIPT, RULES */
 	bool stopping;
-	bool script, abandoned;
+	bool abandoned;
 	const volatile int32_t *machine;
 	void (*stop)(void *data, bool at_once);
 	void *stop_data;
 	char *fresh, *fresh_end;
 	struct segment *segments;
 	struct mapping mappings; /* a ring */
-	struct free_block *free[CLASSES];
+	struct free_block *free[HEAP_CLASSES];
 	uint64_t owners[HEAP_OWNERS_MAX];
 };
 
 static volatile uint64_t used_by_all;
-
-/* The class whose blocks hold `size` octets, and their size. */
-static unsigned int class_of(size_t size, size_t *block_size)
-{
-	unsigned int power, step;
-
-	if (size <= LINEAR_MAX) {
-		*block_size = (size + 15) & ~(size_t)15;
-		return (unsigned int)(*block_size / 16 - 1);
-	}
-	/* 2^power < size <= 2^(power+1) */
-	power = 63 - (unsigned int)__builtin_clzll(size - 1);
-	step = (unsigned int)((size - 1 - ((size_t)1 << power)) >> (power - 2));
-	*block_size = ((size_t)1 << power) + ((size_t)(step + 1) << (power - 2));
-	return LINEAR_CLASSES + (power - 9) * 4 + step;
-}
 
 static void *map_pages(struct heap *h, size_t size)
 {
@@ -85,7 +75,7 @@ static void *map_pages(struct heap *h, size_t size)
 static struct head *take_block(struct heap *h, size_t size)
 {
 	size_t block_size;
-	unsigned int class = class_of(size, &block_size);
+	unsigned int class = heap_class(size, &block_size);
 	struct free_block *block = h->free[class];
 
 	if (block) {
@@ -95,7 +85,7 @@ static struct head *take_block(struct heap *h, size_t size)
 	if ((size_t)(h->fresh_end - h->fresh) < block_size) {
 		struct segment *segment = map_pages(h, SEGMENT_SIZE);
 
-		/* What is left of the one before is at most BLOCK_MAX octets of 1 MiB. */
+		/* What is left of the one before is at most HEAP_BLOCK_MAX octets of 1 MiB. */
 		if (!segment)
 			return NULL;
 		segment->next = h->segments;
@@ -110,7 +100,7 @@ static struct head *take_block(struct heap *h, size_t size)
 static void give_block(struct heap *h, struct head *head, size_t size)
 {
 	size_t block_size;
-	unsigned int class = class_of(size, &block_size);
+	unsigned int class = heap_class(size, &block_size);
 	struct free_block *block = (struct free_block *)head;
 
 	block->next = h->free[class];
@@ -146,7 +136,7 @@ static struct head *take(struct heap *h, size_t size)
 {
 	struct mapping *m;
 
-	if (size <= BLOCK_MAX)
+	if (size <= HEAP_BLOCK_MAX)
 		return take_block(h, size);
 	m = map_pages(h, mapping_size(size));
 	if (!m)
@@ -160,7 +150,7 @@ static void give(struct heap *h, struct head *head, size_t size)
 {
 	struct mapping *m;
 
-	if (size <= BLOCK_MAX) {
+	if (size <= HEAP_BLOCK_MAX) {
 		give_block(h, head, size);
 		return;
 	}
@@ -195,10 +185,10 @@ static struct head *resize(struct heap *h, struct head *head, size_t old_size, s
 	size_t old_block, block;
 	struct head *moved;
 
-	if (old_size > BLOCK_MAX && size > BLOCK_MAX)
+	if (old_size > HEAP_BLOCK_MAX && size > HEAP_BLOCK_MAX)
 		return resize_mapping(h, head, size);
-	if (old_size <= BLOCK_MAX && size <= BLOCK_MAX &&
-	    class_of(old_size, &old_block) == class_of(size, &block))
+	if (old_size <= HEAP_BLOCK_MAX && size <= HEAP_BLOCK_MAX &&
+	    heap_class(old_size, &old_block) == heap_class(size, &block))
 		return head;
 	moved = take(h, size);
 	if (!moved)
@@ -215,12 +205,20 @@ static uint32_t owner_now(const struct heap *h)
 	return owner < HEAP_OWNERS_MAX ? owner : 0;
 }
 
+/* What `used` may come to. */
+static uint64_t most_of(const struct heap *h, uint32_t owner)
+{
+	if (h->script == FRAMEWORK)
+		return (h->left > h->limit ? h->left : h->limit) + h->reserve;
+	return h->script == SCRIPT || owner != 0 ? h->limit : UINT64_MAX / 2;
+}
+
 /* Would more octets be too many, of limits so many times as high? */
 static bool exceeds(const struct heap *h, uint64_t more, unsigned int times)
 {
 	uint32_t owner = owner_now(h);
 
-	return h->used + more > times * h->limit + (h->script ? 0 : h->reserve) ||
+	return h->used + more > times * most_of(h, owner) ||
 	       (owner != 0 && h->owner_limit != 0 && h->owners[owner] + more > times * h->owner_limit);
 }
 
@@ -229,6 +227,8 @@ static bool refuse(struct heap *h, uint64_t more)
 	if (!exceeds(h, more, 1))
 		return false;
 	h->refusals++;
+	if (h->refused)
+		*h->refused = true;
 	if (!h->machine ||
 	    (!h->stopping && (*h->machine == HEAP_INTERPRETER || *h->machine == HEAP_FUNCTION)))
 		return true;
@@ -294,31 +294,44 @@ struct heap *heap_new(uint64_t limit, uint64_t reserve)
 void heap_abandon(struct heap *h)
 {
 	h->abandoned = true;
+	h->refused = NULL;
+}
+
+bool heap_free_part(struct heap *h, unsigned int pieces)
+{
+	for (; pieces > 0; pieces--) {
+		struct mapping *m = h->mappings.next;
+		struct segment *segment = h->segments;
+
+		if (m != &h->mappings) {
+			unlink_mapping(m);
+			munmap(m, m->size);
+		} else if (segment) {
+			h->segments = segment->next;
+			munmap(segment, SEGMENT_SIZE);
+		} else {
+			used_by_all -= h->used;
+			free(h);
+			return true;
+		}
+	}
+	return false;
 }
 
 void heap_free(struct heap *h)
 {
-	if (!h)
-		return;
-	used_by_all -= h->used;
-	while (h->mappings.next != &h->mappings) {
-		struct mapping *m = h->mappings.next;
-
-		unlink_mapping(m);
-		munmap(m, m->size);
-	}
-	while (h->segments) {
-		struct segment *segment = h->segments;
-
-		h->segments = segment->next;
-		munmap(segment, SEGMENT_SIZE);
-	}
-	free(h);
+	if (h)
+		heap_free_part(h, UINT_MAX);
 }
 
 void heap_set_owner(struct heap *h, const uint32_t *owner)
 {
 	h->owner = owner;
+}
+
+void heap_set_refused(struct heap *h, bool *refused)
+{
+	h->refused = refused;
 }
 
 void heap_set_limit(struct heap *h, uint64_t limit)
@@ -355,17 +368,26 @@ void heap_discharge(struct heap *h, int32_t owner, uint64_t octets)
 	count(h, (uint32_t)owner, 0, octets);
 }
 
-bool heap_enter_script(struct heap *h)
+uint32_t heap_enter_script(struct heap *h)
 {
-	bool before = h->script;
+	uint32_t before = h->script;
 
-	h->script = true;
+	h->script = SCRIPT;
 	return before;
 }
 
-void heap_leave_script(struct heap *h, bool before)
+uint32_t heap_enter_rules(struct heap *h)
+{
+	uint32_t before = h->script;
+
+	h->script = RULES;
+	return before;
+}
+
+void heap_leave_script(struct heap *h, uint32_t before)
 {
 	h->script = before;
+	h->left = h->used;
 }
 
 uint64_t heap_used(const struct heap *h)

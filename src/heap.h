@@ -5,9 +5,11 @@
  * All memory of a state lies in blocks that are its own, so that closing a state returns every octet of it
  * to the system, whatever the states before and after it hold.
  *
- * There are two limits. Scripts (between heap_enter_script() and heap_leave_script()) are refused memory
- * beyond `limit`; everything else may take `reserve` more, so that what a script's error means can still be
- * said. A refusal is an ordinary Lua error, "not enough memory".
+ * Scripts (between heap_enter_script() and heap_leave_script()) are refused memory beyond `limit`. Everything
+ * else may take `reserve` more than they left behind, so that what a script's error means can still be said.
+ * Between heap_enter_rules() and heap_leave_script() a script runs while *owner is not 0; what runs rules one
+ * after another is refused nothing, as nobody could tell whose fault that were. A refusal is an ordinary Lua
+ * error, "not enough memory".
  *
  * Each block knows for whom it was made: the number that *owner had at that time (which rule was running).
  * So what a rule holds is known when memory runs out, also of what it took long ago. Besides, each owner but
@@ -42,6 +44,9 @@ struct heap *heap_new(uint64_t limit, uint64_t reserve);
 /* Give everything back. */
 void heap_free(struct heap *h);
 
+/* The same, so many pieces of it (of 1 MiB or more). True: that was the last one, h is no more. */
+bool heap_free_part(struct heap *h, unsigned int pieces);
+
 /* From now on nothing is worth freeing: heap_free() follows. */
 void heap_abandon(struct heap *h);
 
@@ -51,6 +56,9 @@ void *heap_allocate(void *heap, void *block, size_t old_size, size_t new_size);
 
 /* Where the number of the owner stands; borrowed. NULL: owner 0. */
 FFI_EXPORT void heap_set_owner(struct heap *h, const uint32_t *owner);
+/* What is set to true when memory is refused, or given only because machine code asked; borrowed. NULL:
+ * nothing. */
+FFI_EXPORT void heap_set_refused(struct heap *h, bool *refused);
 FFI_EXPORT void heap_set_limit(struct heap *h, uint64_t limit);
 
 /* What each owner but number 0 may hold; 0: whatever the other limits allow. */
@@ -64,9 +72,11 @@ FFI_EXPORT uint32_t heap_act_as(struct heap *h, uint32_t owner);
 FFI_EXPORT int32_t heap_charge(struct heap *h, uint64_t octets);
 FFI_EXPORT void heap_discharge(struct heap *h, int32_t owner, uint64_t octets);
 
-/* Returns what heap_leave_script() puts back: scripts nest. */
-FFI_EXPORT bool heap_enter_script(struct heap *h);
-FFI_EXPORT void heap_leave_script(struct heap *h, bool before);
+/* Each returns what heap_leave_script() puts back: scripts nest. At first, and as the 0 that it takes,
+ * nothing is a script. */
+FFI_EXPORT uint32_t heap_enter_script(struct heap *h);
+FFI_EXPORT uint32_t heap_enter_rules(struct heap *h);
+FFI_EXPORT void heap_leave_script(struct heap *h, uint32_t before);
 
 /* Octets that are in use; that an owner holds; that the system has given. */
 FFI_EXPORT uint64_t heap_used(const struct heap *h);

@@ -8,18 +8,26 @@
 #include "lua_state.h"
 #include "watchdog.h"
 
+enum { MESSAGE_MAX = 1 << 14 }; /* octets of an error's message */
+
 int lua_call_traceback(lua_State *L)
 {
-	const char *message = lua_tostring(L, 1);
-	struct heap *heap = lua_state_heap(L);
+	size_t length;
+	const char *message = lua_tolstring(L, 1, &length);
 
-	/* What is said about the error may take from the reserve. Whoever entered the script leaves it. */
-	heap_leave_script(heap, false);
 	if (!message) {
-		/* An error value that is no string: a table with __tostring, or nothing. */
+		/* An error value that is no string: a table with __tostring, which is still the script's, or
+		 * nothing. */
 		if (!luaL_callmeta(L, 1, "__tostring"))
 			return 1;
-		message = lua_tostring(L, -1);
+		message = lua_tolstring(L, -1, &length);
+	}
+	/* What is said about the error may take from the reserve. Whoever entered the script leaves it. */
+	heap_leave_script(lua_state_heap(L), 0);
+	if (message && length > MESSAGE_MAX) {
+		lua_pushlstring(L, message, MESSAGE_MAX);
+		message = lua_pushfstring(L, "%s... (%f octets in all)", lua_tostring(L, -1),
+					  (lua_Number)length);
 	}
 	luaL_traceback(L, L, message, 1);
 	return 1;

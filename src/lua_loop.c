@@ -106,6 +106,21 @@ static void watch(lua_State *L, int callback, int fd, short what, const struct t
 	h->self = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
+void lua_loop_close_all(lua_State *L)
+{
+	/* Each that may still call is held by the registry. */
+	for (int i = (int)lua_objlen(L, LUA_REGISTRYINDEX); i > 0; i--) {
+		lua_rawgeti(L, LUA_REGISTRYINDEX, i);
+		if (lua_isuserdata(L, -1) && lua_getmetatable(L, -1)) {
+			luaL_getmetatable(L, HANDLE);
+			if (lua_rawequal(L, -1, -2))
+				handle_close(lua_touserdata(L, -3));
+			lua_pop(L, 2);
+		}
+		lua_pop(L, 1);
+	}
+}
+
 static struct timeval check_seconds(lua_State *L, int index)
 {
 	double seconds = luaL_checknumber(L, index);

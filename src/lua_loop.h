@@ -12,4 +12,7 @@ int lua_loop_open(lua_State *L);
 /* The process's event base, for the other bindings. Made when first asked for. */
 struct event_base *lua_loop_base(void);
 
+/* Close every handle of a state: none of its callbacks is called any more. */
+void lua_loop_close_all(lua_State *L);
+
 #endif

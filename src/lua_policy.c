@@ -2,12 +2,15 @@
 #include "lua_policy.h"
 
 #include <lauxlib.h>
+#include <luajit.h>
 #include <stdbool.h>
 #include <string.h>
 
+#include "clock.h"
 #include "heap.h"
 #include "lua_call.h"
 #include "lua_copy.h"
+#include "lua_loop.h"
 #include "lua_state.h"
 
 #define POLICY "flowd.policy"
@@ -26,6 +29,15 @@ struct policy {
 	lua_State *host; /* the main state's thread that is calling; NULL: none, a timer runs */
 	int run;	 /* reference of RUN's function */
 	int depth;	 /* calls under way */
+	bool retired;	 /* nobody calls it any more */
+	int cycles;	 /* of its collector since then */
+};
+
+enum {
+	/* One may have been under way, the second one finalizes, the third one frees what it finalized. */
+	CYCLES = 3,
+	/* Given back at a time. */
+	PIECES = 4,
 };
 
 /* One call: arguments in, results or message out. */
@@ -157,22 +169,70 @@ static int furnish(lua_State *L)
 
 /* ---- the main state's side: flowd.policy_core ---------------------------------------- */
 
-static void policy_close(struct policy *p)
+static void close_state(struct policy *p)
 {
 	if (!p->L)
 		return;
 	heap_abandon(p->heap);
 	lua_close(p->L);
-	heap_free(p->heap);
 	p->L = NULL;
+}
+
+static void policy_close(struct policy *p)
+{
+	close_state(p);
+	heap_free(p->heap);
 	p->heap = NULL;
+}
+
+/* Modules of the framework go. LuaJIT's stay: it needs what they hold (the table of finalizers). */
+static void forget_modules(lua_State *L)
+{
+	lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
+	for (lua_pushnil(L); lua_next(L, -2) != 0;) {
+		lua_pop(L, 1);
+		if (lua_type(L, -1) != LUA_TSTRING || strncmp(lua_tostring(L, -1), "flowd.", 6) != 0)
+			continue;
+		lua_pushvalue(L, -1);
+		lua_pushnil(L);
+		lua_rawset(L, -4);
+	}
+	lua_pop(L, 1);
+}
+
+/* Runs protected in the state: what is left is what finalizers need. */
+static int drop_all(lua_State *L)
+{
+	luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_FLUSH);
+	luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
+	lua_loop_close_all(L);
+	for (int i = (int)lua_objlen(L, LUA_REGISTRYINDEX); i > 0; i--) {
+		lua_pushnil(L);
+		lua_rawseti(L, LUA_REGISTRYINDEX, i);
+	}
+	lua_pushnil(L);
+	lua_setfield(L, LUA_REGISTRYINDEX, CALL);
+	forget_modules(L);
+	lua_pushnil(L);
+	lua_setglobal(L, "_flowd");
+	return 0;
+}
+
+/* Runs protected in the state: a little of its collector's work. */
+static int collect(lua_State *L)
+{
+	struct policy *p = lua_touserdata(L, 1);
+
+	if (lua_gc(L, LUA_GCSTEP, 0))
+		p->cycles++;
+	return 0;
 }
 
 static struct policy *check_policy(lua_State *L)
 {
 	struct policy *p = luaL_checkudata(L, 1, POLICY);
 
-	luaL_argcheck(L, p->L, 1, "this policy state is closed");
+	luaL_argcheck(L, p->L && !p->retired, 1, "this policy state is closed");
 	return p;
 }
 
@@ -264,6 +324,41 @@ static int core_close(lua_State *L)
 	return 0;
 }
 
+/* policy:retire(): nothing of it runs any more; close_some() is to be called until it is closed. */
+static int core_retire(lua_State *L)
+{
+	struct policy *p = check_policy(L);
+
+	if (p->depth > 0)
+		return luaL_error(L, "policy: cannot be closed from within");
+	p->retired = true;
+	heap_set_owner(p->heap, NULL);
+	heap_set_refused(p->heap, NULL);
+	if (lua_cpcall(p->L, drop_all, NULL) != 0)
+		close_state(p);
+	return 0;
+}
+
+/* policy:close_some(ns) -> is it closed? Works for about so long. */
+static int core_close_some(lua_State *L)
+{
+	struct policy *p = luaL_checkudata(L, 1, POLICY);
+	uint64_t deadline = clock_monotonic_ns() + (uint64_t)luaL_checknumber(L, 2);
+
+	luaL_argcheck(L, p->retired, 1, "this policy state is in use");
+	while (p->L && clock_monotonic_ns() < deadline) {
+		/* An error of a finalizer: the others' turn comes when all are ended. */
+		if (p->cycles == CYCLES || lua_cpcall(p->L, collect, p) != 0)
+			close_state(p);
+	}
+	while (p->heap && clock_monotonic_ns() < deadline) {
+		if (heap_free_part(p->heap, PIECES))
+			p->heap = NULL;
+	}
+	lua_pushboolean(L, !p->heap);
+	return 1;
+}
+
 /* policy:heap() -> struct heap *, as light userdata. */
 static int core_heap(lua_State *L)
 {
@@ -298,6 +393,10 @@ int lua_policy_open(lua_State *L)
 	lua_setfield(L, -2, "run");
 	lua_pushcfunction(L, core_close);
 	lua_setfield(L, -2, "close");
+	lua_pushcfunction(L, core_retire);
+	lua_setfield(L, -2, "retire");
+	lua_pushcfunction(L, core_close_some);
+	lua_setfield(L, -2, "close_some");
 	lua_pushcfunction(L, core_heap);
 	lua_setfield(L, -2, "heap");
 	lua_setfield(L, -2, "__index");

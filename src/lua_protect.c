@@ -7,15 +7,15 @@
 #include "lua_state.h"
 
 /* On the stack: the error handler, the function, its arguments. Nothing is allocated behind the call. */
-static int run(lua_State *L, bool script, uint32_t owner)
+static int run(lua_State *L, uint32_t (*enter)(struct heap *h), uint32_t owner)
 {
 	struct heap *heap = lua_state_heap(L);
-	bool before = script ? heap_enter_script(heap) : false;
+	uint32_t before = enter ? enter(heap) : 0;
 	uint32_t acting = heap_act_as(heap, owner);
 	int status = lua_pcall(L, lua_gettop(L) - 2, 0, 1);
 
 	heap_act_as(heap, acting);
-	if (script)
+	if (enter)
 		heap_leave_script(heap, before);
 	lua_pushboolean(L, status == 0);
 	if (status == 0)
@@ -38,7 +38,17 @@ static int protect_call(lua_State *L)
 	luaL_checktype(L, 1, LUA_TFUNCTION);
 	lua_pushvalue(L, lua_upvalueindex(1));
 	lua_insert(L, 1);
-	return run(L, true, 0);
+	return run(L, heap_enter_script, 0);
+}
+
+/* protect.call_rules(fn, ...): the same of what runs rules, whose numbers stand where heap_set_owner() was
+ * told. */
+static int protect_call_rules(lua_State *L)
+{
+	luaL_checktype(L, 1, LUA_TFUNCTION);
+	lua_pushvalue(L, lua_upvalueindex(1));
+	lua_insert(L, 1);
+	return run(L, heap_enter_rules, 0);
 }
 
 /* protect.call_as(owner, fn, ...): the same; what it takes of memory is that owner's (heap.h). */
@@ -49,7 +59,7 @@ static int protect_call_as(lua_State *L)
 	luaL_checktype(L, 2, LUA_TFUNCTION);
 	lua_pushvalue(L, lua_upvalueindex(1));
 	lua_replace(L, 1);
-	return run(L, false, owner);
+	return run(L, NULL, owner);
 }
 
 static int open_function(lua_State *L, const char *name, lua_CFunction fn)
@@ -64,5 +74,6 @@ int lua_protect_open(lua_State *L)
 {
 	lua_newtable(L);
 	open_function(L, "call", protect_call);
+	open_function(L, "call_rules", protect_call_rules);
 	return open_function(L, "call_as", protect_call_as);
 }

@@ -116,6 +116,36 @@ end
 local frees = setmetatable({}, { __mode = "k" })
 local COUNTED_EVERY, NO_MEMORY = 1024, "not enough memory"
 
+-- Texts that are hardly ever asked for, by number: many strings in use at a time would make LuaJIT's table of them
+-- grow, in one go.
+local Texts = {}
+Texts.__index = Texts
+
+local TOGETHER = 256
+
+local function new_texts() return setmetatable({ count = 0, last = {} }, Texts) end
+
+-- None of them has a zero octet.
+function Texts:add(one)
+  local place = self.count % TOGETHER
+  self.count = self.count + 1
+  self.last[place + 1] = one
+  if place == TOGETHER - 1 then
+    self[self.count / TOGETHER] = table.concat(self.last, "\0")
+    self.last = {}
+  end
+end
+
+-- number: from 0 on.
+function Texts:get(number)
+  local place, joined = number % TOGETHER, self[math.floor(number / TOGETHER) + 1]
+  if not joined then return self.last[place + 1] end
+  for one in joined:gmatch("%Z+") do
+    if place == 0 then return one end
+    place = place - 1
+  end
+end
+
 ---@class flowd.PrefixMapBuilder
 local Builder = {}
 Builder.__index = Builder
@@ -132,7 +162,7 @@ function addresses.map_builder()
   end
   map = ffi.gc(map, free)
   frees[map] = free
-  return setmetatable({ map = map, texts = {}, account = account }, Builder)
+  return setmetatable({ map = map, texts = new_texts(), account = account }, Builder)
 end
 
 -- Its memory counts as that of the script which makes it.
@@ -147,8 +177,8 @@ function Builder:add(prefix, value)
   local message = add_prefix(self.map, prefix, value)
   if message then return message end
   local texts = self.texts
-  texts[#texts + 1] = prefix
-  if #texts % COUNTED_EVERY ~= 0 or self:counted() then return nil end
+  texts:add(prefix)
+  if texts.count % COUNTED_EVERY ~= 0 or self:counted() then return nil end
   self.full = true
   return NO_MEMORY
 end
@@ -170,7 +200,7 @@ function Builder:finish(pause)
   if status == 0 then return ffi.cast("const struct prefix_map *", map), map end
   local EEXIST = 17
   if status ~= -EEXIST then return nil, "out of memory" end
-  return nil, ("prefix %q is the same as %q, with another value"):format(texts[clash[1] + 1], texts[clash[0] + 1]), clash[1] + 1
+  return nil, ("prefix %q is the same as %q, with another value"):format(texts:get(clash[1]), texts:get(clash[0])), clash[1] + 1
 end
 
 --- A prefix map from `entries`, an array of { prefix, value }. What it returns is C memory: never

@@ -123,11 +123,12 @@ function Daemon:start_watchdog()
 end
 
 -- What runs now is what the process after a hang runs.
-function Daemon:keep_configuration()
+---@param written integer|nil what snapshot.write() gave for it
+function Daemon:keep_configuration(written)
   local sources = self.config.sources
   sources.off = self.off
   for _, name in ipairs(reload.at_start) do sources.fixed[name] = self.values[name] end
-  snapshot.offer(sources)
+  snapshot.offer(written or snapshot.write(sources))
   local count = 0
   for _ in pairs(self.off) do count = count + 1 end
   counters.get("flowd_scripts_off").value = count

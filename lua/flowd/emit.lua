@@ -6,6 +6,8 @@
 local ffi = require("ffi")
 local bit = require("bit")
 local api = require("flowd.api")
+local counters = require("flowd.counters")
+local log = require("flowd.log")
 local loop = require("flowd.loop")
 
 local emit = {}
@@ -82,26 +84,39 @@ local function fill(registry, event, out)
   end
 end
 
+local function failed(message)
+  local counter = counters.get("flowd_input_errors_total", { plugin = "" })
+  counter.value = counter.value + 1
+  log.error("events of plugins: internal error: %s", tostring(message))
+end
+
 --- An inbox that collects events and runs them as batches.
 ---@param registry table names of experiments and activities
 ---@param run fun(batch: ffi.cdata*) the pipeline; never entered from within itself
 ---@return fun(source_id: integer, event: table): boolean|nil, string? put true, or nil and what is wrong
----@return fun() flush runs what is waiting now
+---@return fun(): boolean flush runs what is waiting now; was there anything?
 function emit.inbox(registry, run)
   local batches = {} -- all but the last one are full
   local scheduled, running = false, false
 
   local function flush()
+    local any = false
     scheduled = false
-    if running then return end
+    if running then return any end
     running = true
     while batches[1] do
       local batch = table.remove(batches, 1)
       batch.now_us = api.clock_realtime_us()
       -- A batch is empty when its only event was refused.
-      if batch.count > 0 then run(batch) end
+      if batch.count > 0 then
+        any = true
+        local ok, message = xpcall(run, debug.traceback, batch)
+        -- A defect of the pipeline's: these events are gone, those that follow are not.
+        if not ok then failed(message) end
+      end
     end
     running = false
+    return any
   end
 
   local function put(source_id, event)

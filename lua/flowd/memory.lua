@@ -15,11 +15,11 @@ local heap = _flowd.policy and ffi.cast("struct heap *", _flowd.policy.heap)
 memory.limited = heap ~= nil
 
 --- From here on a script runs; the result goes to memory.leave().
----@return boolean before
-function memory.enter() return heap and api.heap_enter_script(heap) or false end
+---@return integer before
+function memory.enter() return heap and api.heap_enter_script(heap) or 0 end
 
 --- Whatever it raised, the script has returned.
----@param before boolean
+---@param before integer
 function memory.leave(before)
   if heap then api.heap_leave_script(heap, before) end
 end
@@ -51,6 +51,12 @@ function memory.refusals() return heap and tonumber(api.heap_refusals(heap)) or 
 ---@param owner ffi.cdata* const uint32_t *
 function memory.set_owner(owner)
   if heap then api.heap_set_owner(heap, owner) end
+end
+
+--- What is to be set when memory is refused.
+---@param refused ffi.cdata* bool *, for as long as this Lua state
+function memory.set_refused(refused)
+  if heap then api.heap_set_refused(heap, refused) end
 end
 
 --- Is this error the one that LuaJIT raises when memory is refused?
@@ -98,9 +104,23 @@ function Account:close()
   self.owner, self.octets = nil, 0
 end
 
--- LuaJIT starts to collect when memory has doubled since the last time, whatever the limit is.
-local tuned = false
+-- LuaJIT starts to collect when memory has doubled since the last time, whatever the limit is. That is lazy, and may
+-- be enough of the time.
+local near, eager = false, false
 local gauge
+
+local function tune()
+  collectgarbage("setpause", eager and 100 or near and 110 or 200)
+  collectgarbage("setstepmul", (eager or near) and 400 or 200)
+end
+
+--- Much is made and thrown away for a while, as when a configuration is loaded: what is garbage must not become much,
+--- or tables of LuaJIT's grow for it, in one go.
+---@param on boolean
+function memory.collect_eagerly(on)
+  eager = on
+  tune()
+end
 
 --- Once per batch: near the limit the collector is to be in time.
 function memory.watch()
@@ -108,11 +128,10 @@ function memory.watch()
   local used = api.heap_used(heap)
   gauge = gauge or counters.get("flowd_policy_memory_octets")
   gauge.value = used
-  local near = used * 2 > api.heap_limit(heap)
-  if near == tuned then return end
-  tuned = near
-  collectgarbage("setpause", near and 110 or 200)
-  collectgarbage("setstepmul", near and 400 or 200)
+  local is_near = used * 2 > api.heap_limit(heap)
+  if is_near == near then return end
+  near = is_near
+  tune()
 end
 
 return memory

@@ -1,15 +1,18 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- When scripts have used up their memory: the one that holds most of it is switched off, not the one that
 --- happened to ask for the last octet.
+local api = require("flowd.api")
 local counters = require("flowd.counters")
 local log = require("flowd.log")
 local memory = require("flowd.memory")
 local timers = require("flowd.timers")
+local cell = require("flowd.view").cell
 
 local memory_guard = {}
 
--- After a collection: so much of the limit in use is too much, and so much of it makes a culprit.
-local FULL, CULPRIT = 0.5, 0.1
+-- So much of the limit in use after a collection is too much, and so much of it makes a culprit; and whoever held
+-- so much of what was in use before has itself to blame.
+local FULL, CULPRIT, MOST = 0.5, 0.1, 0.5
 
 local seen = 0
 
@@ -23,10 +26,12 @@ local function largest(chain)
   return most, worst
 end
 
+local say = log.limited(5, 60)
+
 local function switch_off(chain, most, rule, limit)
   local timer_most, switch_timer, timer = timers.largest(memory.used_by)
   if math.max(most, timer_most) < CULPRIT * limit then
-    log.error("memory: scripts use %.0f MB of the %.0f MB that memory_limit allows, and no rule or timer holds much of "
+    say("error", "memory: scripts use %.0f MB of the %.0f MB that memory_limit allows, and no rule or timer holds much of "
       .. "it: what the configuration itself made is too big", memory.used(), limit)
     return false
   end
@@ -46,23 +51,44 @@ local function switch_off(chain, most, rule, limit)
   return true
 end
 
---- A script raised: was memory refused?
----@param chain flowd.Chain
----@param message string
----@return boolean was a script switched off?
-function memory_guard.react(chain, message)
-  if not memory.is_refusal(message) or memory.refusals() == seen then return false end
-  -- Twice: what is finalised by the first one is freed by the second.
-  collectgarbage()
-  collectgarbage()
+-- Memory was refused.
+local function relieve(chain)
   local limit = memory.limit()
   local done = false
   if memory.used() > FULL * limit then
-    local most, rule = largest(chain)
-    done = switch_off(chain, most, rule, limit)
+    -- Twice: what is finalised by the first one is freed by the second. Much is collected for long: that is nobody's hang.
+    for _ = 1, 2 do
+      api.watchdog_progress()
+      collectgarbage()
+    end
+    api.watchdog_progress()
+    if memory.used() > FULL * limit then
+      local most, rule = largest(chain)
+      done = switch_off(chain, most, rule, limit)
+    end
   end
-  seen = memory.refusals()
+  seen, cell.refused = memory.refusals(), false
   return done
+end
+jit.off(relieve)
+
+--- A script raised: was memory refused?
+---@param chain flowd.Chain
+---@param message string
+---@param owner integer the script's
+---@return boolean off was a script switched off?
+---@return boolean innocent is it worth another try: others had filled the memory, with garbage or for good?
+function memory_guard.react(chain, message, owner)
+  if not memory.is_refusal(message) or memory.refusals() == seen then return false, false end
+  local used, held = memory.used(), memory.used_by(owner)
+  return relieve(chain), used > FULL * memory.limit() and held < used * MOST
+end
+
+--- Behind a batch: was memory refused to a script that did not let its error out, or given to machine code beyond
+--- the limit?
+---@param chain flowd.Chain
+function memory_guard.watch(chain)
+  if memory.refusals() ~= seen then relieve(chain) end
 end
 
 return memory_guard

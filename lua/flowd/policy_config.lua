@@ -48,6 +48,9 @@ function Builder:begin(name, ...) self.policy:call("flowd.policy_inside.begin", 
 
 function Builder:close() self.policy:close() end
 
+--- The same while events go on.
+function Builder:retire() self.policy:retire() end
+
 -- Where an endless load was, of the site's own.
 local function place_in(trace, file)
   local from, to = trace:find("\n%s+" .. file:gsub("%p", "%%%0") .. ":%d+:")

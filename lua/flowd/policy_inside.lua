@@ -6,6 +6,7 @@
 local ffi = require("ffi")
 local api = require("flowd.api")
 local memory = require("flowd.memory")
+local memory_guard = require("flowd.memory_guard")
 local slice = require("flowd.slice")
 local watch = require("flowd.watch")
 local core = _flowd.policy
@@ -34,11 +35,12 @@ end
 local function call(name, ...) return (found[name] or find(name))(...) end
 
 local batch_type = ffi.typeof("struct flow_batch *")
-local watch_memory = memory.watch
+local watch_memory, guard_memory = memory.watch, memory_guard.watch
 
 local function run(address)
   inside.chain:run(ffi.cast(batch_type, address))
   watch_memory()
+  guard_memory(inside.chain)
 end
 
 --- Run the rules on a batch, on trial.
@@ -64,6 +66,7 @@ local slicing
 function inside.begin(name, ...)
   local fn = found[name] or find(name)
   jit.off()
+  memory.collect_eagerly(true)
   slicing = slice.new(function(...) return fn(...) end, ...)
 end
 
@@ -72,6 +75,7 @@ local function stepped(mark, what, ...)
   if what ~= "more" then
     slicing = nil
     jit.on()
+    memory.collect_eagerly(false)
   end
   return what, ...
 end

@@ -13,6 +13,7 @@ local memory = require("flowd.memory")
 local memory_guard = require("flowd.memory_guard")
 local rules = require("flowd.rules")
 local timers = require("flowd.timers")
+local view = require("flowd.view")
 
 local load = {}
 
@@ -56,6 +57,7 @@ function load.compile(options)
   inside.table = ffi.cast("struct flow_table *", options.table)
   inside.bits = options.bits
   memory.set_owner(ffi.cast("const uint32_t *", options.note + ffi.offsetof("struct state_running", "number")))
+  memory.set_refused(ffi.cast("bool *", view.cell) + ffi.offsetof(view.cell, "refused"))
   local chain, problems = rules.compile(loaded.rules, {
     note = inside.note, registry = loaded.registry, backends = options.bits, plugins = loaded.values.plugins,
     slow_percent = loaded.values.slow_rule_percent,
@@ -90,7 +92,7 @@ function load.activate(off)
   end
   inside.active = true
   map_timer.start(function(texts) host.call("map_files_changed", texts) end)
-  timers.start(off, function(message) return memory_guard.react(inside.chain, message) end)
+  timers.start(off, function(...) return memory_guard.react(inside.chain, ...) end)
 end
 
 local function state_module()

@@ -10,6 +10,9 @@
 local ffi = require("ffi")
 local api = require("flowd.api")
 local core = require("flowd.policy_core")
+local counters = require("flowd.counters")
+local log = require("flowd.log")
+local loop = require("flowd.loop")
 
 local policy_state = {}
 
@@ -68,6 +71,40 @@ function PolicyState:close()
   if self.closed then return end
   self.closed, self.heap = true, nil
   self.handle:close()
+end
+
+-- ---- ends that take a while ------------------------------------------------------------
+
+-- Of a turn of the loop.
+local SLICE_NS = 2e6
+
+local retired = {} -- in order
+
+local function milliseconds(since) return tonumber(api.clock_monotonic_ns() - since) / 1e6 end
+
+local function turn()
+  local first, before = retired[1], api.clock_monotonic_ns()
+  local done = first.handle:close_some(SLICE_NS)
+  local took = milliseconds(before)
+  first.turns, first.longest = first.turns + 1, math.max(first.longest, took)
+  if done then
+    table.remove(retired, 1)
+    log.debug("a policy of %.1f MB is closed: %d turns, the longest %.1f ms", first.octets / 2 ^ 20, first.turns, first.longest)
+  end
+  local pause = counters.get("flowd_reload_pause_microseconds")
+  pause.value = math.max(tonumber(pause.value), took * 1000)
+  if retired[1] then loop.after(0, turn) end
+end
+
+--- End it while events go on: what it holds is given back a little in each turn of the loop. Its timers and maps end
+--- at once.
+function PolicyState:retire()
+  if self.closed then return end
+  local octets = self:memory()
+  self.closed, self.heap = true, nil
+  self.handle:retire()
+  retired[#retired + 1] = { handle = self.handle, octets = octets, turns = 0, longest = 0 }
+  if #retired == 1 then loop.after(0, turn) end
 end
 
 return policy_state

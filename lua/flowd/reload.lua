@@ -12,6 +12,7 @@ local loop = require("flowd.loop")
 local plugins = require("flowd.plugins")
 local policy_config = require("flowd.policy_config")
 local privileges = require("flowd.privileges")
+local snapshot = require("flowd.snapshot")
 local watch = require("flowd.watch")
 
 local reload = {}
@@ -92,32 +93,29 @@ local function stop_changed(daemon, new, what)
   return kept
 end
 
-local function apply(daemon, new, builder, bits, rules)
-  for _, name in ipairs(reload.at_start) do
-    if new.values[name] ~= daemon.values[name] then
-      log.warn("reload: %s is now %s: it is taken at the next restart", name, tostring(new.values[name]))
-      new.values[name] = daemon.values[name]
-    end
-  end
+-- What rules remember. Raises when the new ones have no memory left for it.
+local function hand_over_state(daemon, builder)
+  builder.policy:call("flowd.policy_load.import_state", daemon.policy:call("flowd.policy_load.export_state"))
+end
+
+local function apply(daemon, new, builder, bits, rules, kept)
   for _, failed in ipairs(daemon.failed) do
     counters.get("flowd_modules_failed", { kind = failed.kind, name = failed.name }).value = 0
   end
   daemon.failed, daemon.off = {}, {}
-  -- Events that wait were made under the rules from before.
-  daemon.flush_emitted()
   local kept_plugins = stop_changed(daemon, new, "plugin")
-  daemon.flush_emitted()
+  -- What they said at their end was said under the rules from before.
+  if daemon.flush_emitted() then hand_over_state(daemon, builder) end
   local kept_backends = stop_changed(daemon, new, "backend")
   daemon:use(new)
   daemon:start_backends(bits, kept_backends)
-  builder.policy:call("flowd.policy_load.import_state", daemon.policy:call("flowd.policy_load.export_state"))
   local old = daemon.policy
   daemon:use_policy(builder.policy, rules)
   daemon.builder = builder
   daemon:adopt_flows(kept_backends)
   daemon:start_plugins(kept_plugins)
   log.setup(new.values.log.level, new.values.log.time)
-  daemon:keep_configuration()
+  daemon:keep_configuration(kept)
   daemon.console:use()
   return old
 end
@@ -149,7 +147,7 @@ function Reload:finish(ok, errors)
 end
 
 function Reload:refuse(errors)
-  self.builder:close()
+  self.builder:retire()
   for _, message in ipairs(errors) do log.error("%s", message) end
   log.error("reload: %s has %d error%s: the configuration before it goes on", self.builder.path, #errors,
     #errors == 1 and "" or "s")
@@ -198,17 +196,38 @@ end
 function Reload:compiled()
   self.rules = self.result
   self:pause(self.builder.policy.call, self.builder.policy, "flowd.policy_load.warm")
+  self:next(self.keep)
+end
+
+-- For a process that takes over: what is to run from the swap on, with nothing switched off.
+local function keep(daemon, new)
+  for _, name in ipairs(reload.at_start) do
+    if new.values[name] ~= daemon.values[name] then
+      log.warn("reload: %s is now %s: it is taken at the next restart", name, tostring(new.values[name]))
+      new.values[name] = daemon.values[name]
+    end
+    new.sources.fixed[name] = new.values[name]
+  end
+  return snapshot.write(new.sources)
+end
+
+function Reload:keep()
+  self.kept = self:pause(keep, self.daemon, self.new)
   self:next(self.swap)
 end
 
 function Reload:swap()
   local daemon = self.daemon
+  -- Events that wait were made under the rules from before.
+  daemon.flush_emitted()
+  local ok, message = pcall(self.pause, self, hand_over_state, daemon, self.builder)
+  if not ok then
+    return self:refuse({ ("%s: what rules remember (flowd.state) cannot be taken over: %s"):format(self.builder.path,
+      message:match("^[^\n]*")) })
+  end
   self.swapping = true
-  local old = self:pause(apply, daemon, self.new, self.builder, self.bits, self.rules)
-  local used = old:memory()
-  local before = api.clock_monotonic_ns()
-  self:pause(old.close, old)
-  log.debug("reload: the policy before held %.1f MB; closing it took %.1f ms", used / 2 ^ 20, milliseconds(before))
+  local old = self:pause(apply, daemon, self.new, self.builder, self.bits, self.rules, self.kept)
+  self:pause(old.retire, old)
   counters.get("flowd_reload_pause_microseconds").value = self.longest * 1000
   log.info("reload: %s is in use: plugins %s; backends %s; %d rules; took %.0f ms, of which events waited %.1f ms at a time",
     self.builder.path, daemon:running("plugin"), daemon:running("backend"), self.rules, milliseconds(self.started),
@@ -223,7 +242,8 @@ function reload.cancel(daemon)
   if not running then return end
   daemon.reloading = nil
   if running.handle then running.handle:close() end
-  running.builder:close()
+  if running.kept and running.kept >= 0 then api.descriptor_close(running.kept) end
+  running.builder:retire()
   running.done(false, { "the reload was given up: another one began, or the daemon ends" })
 end
 

@@ -20,7 +20,10 @@ function snapshot.new() return { files = {}, lists = {}, off = {}, fixed = {} } 
 
 local function records(self)
   local parts = {}
-  local function add(kind, key, value) parts[#parts + 1] = ("%s %d %d\n%s%s"):format(kind, #key, #value, key, value) end
+  local function add(kind, key, value)
+    parts[#parts + 1] = ("%s %d %d\n"):format(kind, #key, #value)
+    parts[#parts + 1], parts[#parts + 2] = key, value
+  end
   for path, text in pairs(self.files) do add("file", path, text) end
   for pattern, list in pairs(self.lists) do add("list", pattern, table.concat(list, "\0")) end
   for name, value in pairs(self.fixed) do add("fixed", name, tostring(value)) end
@@ -62,11 +65,17 @@ end
 
 local offered
 
---- Leave it to the next image, instead of the one before.
+--- Write it, which takes its time when there is much of it; for offer().
 ---@param self flowd.Snapshot
-function snapshot.offer(self)
+---@return integer fd owned by the caller, or a negative error
+function snapshot.write(self)
   local text = records(self)
-  local fd = api.memory_file_make("flowd-lua policy", text, #text)
+  return api.memory_file_make("flowd-lua policy", text, #text)
+end
+
+--- Leave it to the next image, instead of the one before.
+---@param fd integer what snapshot.write() gave; from now on it belongs to this module
+function snapshot.offer(fd)
   local status = fd < 0 and fd or api.handover_offer(NAME, fd)
   if status < 0 then
     log.warn("the configuration cannot be kept in memory: %s: after a hang the files will be read again",

@@ -35,8 +35,8 @@ local live = {} -- set of all that are not over
 local waiting = {} -- made before the policy is in use
 local active = false
 local count = 0
--- What to do when memory was refused; returns whether something was switched off.
-local react = function() return false end
+-- What to do when memory was refused: on_refusal of timers.start().
+local react = function() return false, false end
 local numbers = 0
 local off_names = {}
 
@@ -66,24 +66,32 @@ local function switch_off(entry, why)
   log.error("timer %s is switched off: %s; it is on again after a reload or restart", entry.name, why)
 end
 
-local function failed(entry, message)
+local function failed(entry, message, switched_off)
   entry.errors.value = entry.errors.value + 1
   entry.failures = entry.failures + 1
   say("error", "timer %s failed: %s", entry.name, message)
-  if react(message) then return end
+  if switched_off then return end
   if entry.failures >= FAILURES_MAX then switch_off(entry, ("it failed %d times in a row"):format(FAILURES_MAX)) end
+end
+
+local function call(entry)
+  local mark = api.watchdog_enter(TIMER, entry.owner, entry.name)
+  local ok, message = protected(entry.fn)
+  api.watchdog_leave(mark)
+  return ok, message
 end
 
 local function fire(entry)
   if entry.once then drop(entry) end
-  local mark = api.watchdog_enter(TIMER, entry.owner, entry.name)
-  local ok, message = protected(entry.fn)
-  api.watchdog_leave(mark)
+  local ok, message = call(entry)
   if ok then
     entry.failures = 0
-  else
-    failed(entry, message)
+    return
   end
+  local switched_off, again = react(message, entry.owner)
+  -- Others had taken the memory.
+  if again and entry.fn then ok, message = call(entry) end
+  if not ok then failed(entry, message, switched_off) end
 end
 
 local function start(entry)
@@ -133,7 +141,8 @@ end
 
 --- The policy is in use.
 ---@param off table<string, string> what is switched off: "timer FILE:LINE"
----@param on_refusal fun(message: string): boolean is told each error: memory may be short
+---@param on_refusal fun(message: string, owner: integer): boolean, boolean is told each error: memory may be short;
+---   returns whether something was switched off, and whether it is worth another try
 function timers.start(off, on_refusal)
   active, react = true, on_refusal
   local names = {}

@@ -60,8 +60,8 @@ local states = { [ffi.C.FLOW_START] = "start", [ffi.C.FLOW_ONGOING] = "ongoing",
 local view = {}
 
 -- The event shown, null when no rule runs; and, for the chain's loops, whether they run rules or
--- turn idly. At most 16 octets: a larger one would not be a constant.
-local cell = ffi.new("struct { struct flow_event *event; bool live; uint32_t turn; }")
+-- turn idly; and whether memory was refused (src/heap.h). At most 16 octets: a larger one would not be a constant.
+local cell = ffi.new("struct { struct flow_event *event; bool live, refused; uint32_t turn; }")
 view.cell = cell
 
 -- What is bound: names of the registry, bits of backends by name, names of plugins by id and where they

@@ -140,7 +140,7 @@ local function take(path, entries, fill, pause)
     local ok, wrong
     ok, wrong, commits[i] = pcall(fill, entry.unbound, entry.object, entry.registry, text, pause)
     if not ok then
-      memory.leave(false)
+      memory.leave(0)
       wrong = { ("%s: %s"):format(path, memory.is_refusal(wrong) and "not enough memory (memory_limit)" or wrong) }
     end
     for _, problem in ipairs(wrong) do problems[#problems + 1] = problem end

@@ -16,7 +16,7 @@ local timing = require("flowd.rules.timing")
 local jit_options = require("flowd.jit_options")
 local log = require("flowd.log")
 local memory_guard = require("flowd.memory_guard")
-local protected = require("flowd.protect").call
+local protected = require("flowd.protect").call_rules
 local slice = require("flowd.slice")
 local view = require("flowd.view")
 
@@ -141,15 +141,24 @@ function Chain:count_off()
   off_gauge.value = off
 end
 
--- After an error: blame the rule, undo what it did. Returns where to go on.
+-- After an error: blame the rule, undo what it did. Returns where to go on. A rule that found no memory because others
+-- had taken it is run again, once.
 function Chain:contain(message)
-  local e = cell.event
+  local e, note = cell.event, self.shared.note
   local index = tonumber(e - self.events)
-  local number = e.cursor
+  local number = tonumber(note.number)
   local rule = self.rules[number]
+  note.number = 0
   -- First: what is said below takes memory, too.
-  local switched_off = not self.trial and memory_guard.react(self, message)
-  if not rule then
+  local switched_off, again
+  if rule and not self.trial then switched_off, again = memory_guard.react(self, message, number) end
+  if not rule and cell.refused then
+    -- The event has not begun.
+    if not self.trial then memory_guard.watch(self) end
+    cell.refused = false
+    e.cursor, e.undo_cursor = 0, 0
+    return index, 1
+  elseif not rule then
     -- No rule was running: nothing to blame but this code. The event goes on as it is.
     log.error("rules: internal error on %s: %s", view.describe(e), message)
     return index, #self.rules + 1
@@ -158,6 +167,11 @@ function Chain:contain(message)
   view.undo()
   e.cursor = 0
   if self.trial then return index, number + 1 end
+  local now_at = (self.seen + index) * #self.rules + number
+  if again and self.again ~= now_at then
+    self.again = now_at
+    return index, number
+  end
   rule.errors_counter.value = rule.errors_counter.value + 1
   rule.log = rule.log or log.limited(5, 60)
   rule.log("error", '%s:%d: rule "%s" failed on %s: %s', rule.file, rule.line, rule.name, view.describe(e), message)
@@ -221,6 +235,8 @@ end
 ---@param number integer
 function Chain:count_hit(number) self.hits[number].value = self.hits[number].value + 1 end
 
+local function traceback(message) return debug.traceback(tostring(message), 2) end
+
 local function call_and_stop(fn)
   local verdict = fn(view.flow)
   if verdict then stop(verdict) end
@@ -239,7 +255,8 @@ function Chain:call(rule, e, live)
   e.cursor, e.undo_cursor = rule.number, 0
   self.shared.note.number = rule.number
   cell.event = e
-  local ok, verdict = xpcall(call_and_stop, debug.traceback, rule.fn)
+  local ok, verdict = xpcall(call_and_stop, traceback, rule.fn)
+  self.shared.note.number = 0
   local acted = e.undo_cursor == rule.number
   if not ok then view.undo() end
   cell.event = nil

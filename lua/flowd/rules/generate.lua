@@ -182,10 +182,13 @@ end
 
 local function add_function(source, number, fn)
   source:add("cell.event.cursor = %d", number)
-  -- Should it never return, the next process finds its number here.
+  -- Should it never return, the next process finds its number here; and memory is limited for it, and not for what
+  -- comes before and behind.
   source:add("note.number = %d", number)
   source:add("local verdict = %s(flow)", source:constant("rule", fn))
-  source:add("if verdict then stop(verdict) return true end")
+  source:add("if verdict then stop(verdict) end")
+  source:add("note.number = 0")
+  source:add("if verdict then return true end")
 end
 
 -- ---- functions -------------------------------------------------------------------
@@ -285,12 +288,14 @@ end]]
 -- to come back to, from one loop's code to the next.
 local LOOP = [[
 local shared, rules = ...
-local cell, band, decided = shared.cell, shared.band, shared.decided
+local cell, band, decided, error = shared.cell, shared.band, shared.decided, shared.error
 local NAMES = unpack(rules)
 -- No local for the event: where rules are called it would have to be an object.
 local function next_event(events, i)
   cell.event = events + i
   if band(cell.event.flags, decided) ~= 0 then return false end
+  -- To a rule that kept it to itself, or for machine code. Now is the time to see who has it.
+  if cell.refused then error("memory was refused", 0) end
   cell.event.cursor, cell.event.undo_cursor = 0, 0
   return true
 end
@@ -347,7 +352,7 @@ end
 function generate.compile(rules, shared, units)
   local all = {
     find = api.prefix_map_find, run_index = api.rule_index_run, copy = ffi.copy, band = bit.band, bor = bit.bor, rshift = bit.rshift,
-    decided = bit.bor(DECIDED, DROPPED),
+    decided = bit.bor(DECIDED, DROPPED), error = error,
   }
   for name, value in pairs(shared) do all[name] = value end
   local anchors, steps = {}, {}

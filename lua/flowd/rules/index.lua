@@ -8,6 +8,7 @@ local ffi = require("ffi")
 local addresses = require("flowd.addresses")
 local api = require("flowd.api")
 local counters = require("flowd.counters")
+local memory = require("flowd.memory")
 local slice = require("flowd.slice")
 
 local index = {}
@@ -185,14 +186,14 @@ function index.new(rules, hits)
   local self = setmetatable({ indexes = {}, anchors = {}, places = {} }, Index)
   local groups
   groups, self.units = plan(rules, find_runs(rules))
-  local memory = 0
+  local octets = 0
   for i, group in ipairs(groups) do
     local x = build(group, rules, hits)
     self.anchors[i] = x
     -- Without its finalizer it is a constant of machine code.
     group.index = ffi.cast("struct rule_index *", x)
     self.indexes[i] = group.index
-    memory = memory + tonumber(api.rule_index_memory(x))
+    octets = octets + tonumber(api.rule_index_memory(x))
     for position, number in ipairs(group) do self.places[number] = { index = group.index, position = position - 1 } end
   end
   for _, unit in ipairs(self.units) do
@@ -201,7 +202,11 @@ function index.new(rules, hits)
       check(api.rule_index_set_run(unit.index, unit.from, unit.to, unit.run))
     end
   end
-  self.memory, self.count = memory, 0
+  -- It is for as long as this Lua state, whose limit it counts against.
+  if not memory.account():grow(octets) then
+    error("rules: not enough memory: memory_limit is too low for the index of declared rules", 0)
+  end
+  self.memory, self.count = octets, 0
   for _, group in ipairs(groups) do self.count = self.count + #group end
   return self
 end
@@ -217,12 +222,12 @@ function Index:switch(number, on)
   return true
 end
 
-local indexed, octets = counters.get("flowd_rules_indexed"), counters.get("flowd_rules_index_octets")
+local indexed, held = counters.get("flowd_rules_indexed"), counters.get("flowd_rules_index_octets")
 
 local begin = api.rule_index_begin
 
 --- Tell what the indexes of the chain in use hold.
-function Index:show() indexed.value, octets.value = self.count, self.memory end
+function Index:show() indexed.value, held.value = self.count, self.memory end
 
 --- A batch comes.
 ---@param events ffi.cdata* struct flow_event *

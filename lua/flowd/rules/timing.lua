@@ -10,7 +10,7 @@ local api = require("flowd.api")
 local counters = require("flowd.counters")
 local jit_options = require("flowd.jit_options")
 local log = require("flowd.log")
-local protected = require("flowd.protect").call
+local call_as = require("flowd.protect").call_as
 local run = require("flowd.rule_clock_core").run
 local cell = require("flowd.view").cell
 
@@ -25,7 +25,7 @@ local KEPT = 20
 
 -- Behind a call of C, so that who calls it is compiled and it is not.
 local function judge(self)
-  local ok, message = protected(self.judge, self)
+  local ok, message = call_as(0, self.judge, self)
   if not ok then log.error("rules: internal error: %s", message) end
 end
 

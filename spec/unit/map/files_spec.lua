@@ -88,6 +88,20 @@ describe("a map from a file", function()
     assert.equal("2/0", find({ dst_port = 8 }))
   end)
 
+  it("names both lines' prefixes when two are the same, wherever they stand in a long file", function()
+    local dir = temp.dir()
+    for _, pair in ipairs({ { 3, 998 }, { 255, 256 }, { 512, 1000 }, { 768, 769 } }) do
+      local lines = {}
+      for i = 1, 1000 do lines[i] = ("10.%d.%d.0/24,atlas\n"):format(math.floor(i / 256), i % 256) end
+      local first, second = pair[1], pair[2]
+      lines[second] = ("::ffff:10.%d.%d.0/120,cms\n"):format(math.floor(first / 256), first % 256)
+      temp.write(dir .. "/map.csv", table.concat(lines))
+      local _, errors = load(dir, 'flowd.map.prefixes "map.csv"', "flow.dst")
+      assert.matches((':%d: prefix "::ffff:10.%d.%d.0/120" is the same as "10.%d.%d.0/24"'):format(second, math.floor(first / 256),
+        first % 256, math.floor(first / 256), first % 256), table.concat(errors, "\n"), 1, true)
+    end
+  end)
+
   it("with errors is an error of the configuration that names the file and its lines", function()
     local dir = temp.dir()
     temp.write(dir .. "/map.csv", 'prefix,tag\n10.0.0.0/8,atlsa\n10.1.0.0/8,cms\n10.2.0.0/16\n"10.3.0.0/16,cms\n'
