@@ -18,4 +18,8 @@ struct embedded_file {
 /* Ends with an entry whose module is NULL. */
 extern const struct embedded_file embedded_files[];
 
+/* Where the data of all of them lies. */
+extern const unsigned char embedded_octets[];
+extern const size_t embedded_size;
+
 #endif

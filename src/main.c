@@ -39,6 +39,8 @@ int main(int argc, char **argv)
 	handover_init(argv);
 	/* The one thread that there is beside us, marker_early.h, needs no memory apart. */
 	mallopt(M_ARENA_MAX, 1);
+	/* Large blocks stay mappings of their own, also when one was freed: of zeros no page is touched. */
+	mallopt(M_MMAP_THRESHOLD, 128 * 1024);
 	L = lua_state_new(find_lua_path(argc, argv));
 	if (!L) {
 		fputs("flowd-lua: out of memory\n", stderr);

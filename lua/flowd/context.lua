@@ -39,13 +39,13 @@ local Context = {
   end,
 }
 
+-- Loaded by those that use it.
 local function http_of(self)
-  local http, server = require("flowd.net.http"), require("flowd.net.http_server")
   return {
-    get = function(...) return http.get(self, ...) end,
-    post = function(...) return http.post(self, ...) end,
-    request = function(...) return http.request(self, ...) end,
-    serve = function(...) return server.open(self, ...) end,
+    get = function(...) return require("flowd.net.http").get(self, ...) end,
+    post = function(...) return require("flowd.net.http").post(self, ...) end,
+    request = function(...) return require("flowd.net.http").request(self, ...) end,
+    serve = function(...) return require("flowd.net.http_server").open(self, ...) end,
   }
 end
 

@@ -18,6 +18,7 @@ local flow_line = require("flowd.flow_line")
 local known_tags = require("flowd.known_tags")
 local module_memory = require("flowd.module_memory")
 local notify = require("flowd.notify")
+local pages = require("flowd.pages")
 local pins = require("flowd.pins")
 local pipeline = require("flowd.pipeline")
 local plugins = require("flowd.plugins")
@@ -290,7 +291,7 @@ function Daemon:build()
   self:prepare_directories()
   self:open_state()
   self:write_pid_file()
-  self.batch = ffi.new("struct flow_batch")
+  self.batch = pages.new("struct flow_batch")
   self.run_batch = function(batch) return self.pipeline:run(batch) end
   self.put = function(source_id, event) return self.put_event(source_id, event) end
   self:use(config)
@@ -396,6 +397,7 @@ function daemon.run(config, builder, kept)
     for path, text in pairs(texts) do self.config.sources.files[path] = text end
     self:keep_configuration()
   end
+  api.pages_give_back()
   log.info("flowd-lua %s is ready: plugins %s; backends %s; %d rules%s", _flowd.version, self:running("plugin"),
     self:running("backend"), self.rules,
     #self.failed > 0 and ("; %d of its parts did not start"):format(#self.failed) or "")

@@ -11,6 +11,7 @@ local known_tags = require("flowd.known_tags")
 local log = require("flowd.log")
 local loop = require("flowd.loop")
 local module_memory = require("flowd.module_memory")
+local pages = require("flowd.pages")
 local call_as = require("flowd.protect").call_as
 local watch = require("flowd.watch")
 
@@ -85,7 +86,7 @@ function pipeline.new(options)
   local self = setmetatable({
     table = options.table, batch = options.batch, chain = options.chain, backends = {}, known = 0,
     observe = options.observe or function() end,
-    missed = ffi.new("struct flow_batch"), say = log.limited(5, 60),
+    missed = pages.new("struct flow_batch"), say = log.limited(5, 60),
   }, Pipeline)
   for i, entry in ipairs(options.backends) do
     self.backends[i] = prepare(entry)

@@ -3,11 +3,12 @@
 local ffi = require("ffi")
 local declaration = require("flowd.rules.declaration")
 local numbers = require("flowd.numbers")
+local pages = require("flowd.pages")
 
 local error, type = error, type
 
 local MAPS_MAX = 4096
-local numbered = numbers.new("const uint16_t *", MAPS_MAX, ffi.new("uint16_t[65536]"))
+local numbered = numbers.new("const uint16_t *", MAPS_MAX, pages.new("uint16_t", 65536))
 local tables = numbered.pointers
 
 local ports = {

@@ -6,6 +6,7 @@
 local ffi = require("ffi")
 local api = require("flowd.api")
 local core = require("flowd.stream_core")
+local pages = require("flowd.pages")
 local task = require("flowd.task")
 local tls = require("flowd.net.tls")
 
@@ -29,7 +30,7 @@ core.listen(function(id, event)
   if self then self.tell(event) end
 end)
 
-local room = ffi.new("char[?]", INPUT_MAX)
+local room = pages.new("char", INPUT_MAX)
 
 ---@class flowd.Stream
 ---@field peer_address string|nil the other end's address; nil: a Unix socket
