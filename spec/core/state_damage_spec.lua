@@ -192,7 +192,7 @@ describe("a damaged state file", function()
       C.truncate(path, length)
       assert.equal(0, open_and_use(path, "cut at " .. length))
     end
-    for field, value in pairs({ magic = "ELF", version = "\2", slot_size = "\193", boot_id = "0" }) do
+    for field, value in pairs({ magic = "ELF", version = "\2", slot_size = "\193", boot_id = "x" }) do
       local path = copy()
       write_at(path, ffi.offsetof("struct state_header", field), value)
       assert.equal(0, open_and_use(path, field))

@@ -1,14 +1,9 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- What the Makefile offers, as somebody uses it who has built it.
 local cleanup = require("spec.support.cleanup")
+local make = require("spec.support.make")
 local process = require("spec.support.process")
 local temp = require("spec.support.temp")
-
--- Not as a part of the make that runs the tests, and whatever that was told.
-local function make(...)
-  return process.must({ "env", "-u", "MAKEFLAGS", "-u", "MAKELEVEL", "-u", "MFLAGS", "-u", "DESTDIR", "-u", "PREFIX",
-    "make", "--no-print-directory", seconds = 300, ... })
-end
 
 describe("make", function()
   after_each(cleanup.all)
