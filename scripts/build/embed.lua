@@ -18,5 +18,6 @@ for i = 2, #arg do
   entries[#entries + 1] = ('\t{"%s", "@%s", (const char *)embedded_octets + %d, %d},\n'):format(name, path, size, #body)
   size = size + #body
 end
-out:write("\n};\nconst size_t embedded_size = sizeof(embedded_octets);\n\nconst struct embedded_file embedded_files[] = {\n", table.concat(entries), "\t{NULL, NULL, NULL, 0},\n};\n")
+out:write("\n};\nconst size_t embedded_size = sizeof(embedded_octets);\n\nconst struct embedded_file embedded_files[] = {\n",
+  table.concat(entries), "\t{NULL, NULL, NULL, 0},\n};\n")
 out:close()
