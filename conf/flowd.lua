@@ -218,8 +218,9 @@ return {
     -- takes them over. A stop removes them, unless on_stop = "keep".
     marker = {
       -- Network interfaces whose outgoing packets are marked. One that is not there, or goes and
-      -- comes back, is marked when it is there; it is an error when none is there at the start.
-      -- Expects a list, each the name of a network interface; 1 or more.
+      -- comes back, is marked when it is there, within milliseconds after the kernel tells of it;
+      -- it is an error when none is there at the start. Expects a list, each the name of a network
+      -- interface; 1 or more.
       interfaces = { "lo" },
 
       -- How packets are marked. label: by the IPv6 flow label. Expects one of label.

@@ -21,7 +21,8 @@ local marker = {
       of = schema.string({ pattern = "^[^%s/]+$", expects = "the name of a network interface" }),
       min = 1, default = { "lo" },
       doc = "Network interfaces whose outgoing packets are marked. One that is not there, or goes and comes back, is "
-        .. "marked when it is there; it is an error when none is there at the start.",
+        .. "marked when it is there, within milliseconds after the kernel tells of it; it is an error when none is there at "
+        .. "the start.",
     }),
     strategy = schema.one_of({
       "label", default = "label",

@@ -139,7 +139,7 @@ end
 
 --- Start to capture. options: frames (65536) the ring holds; snap (160) octets of each.
 ---@param ns table|nil namespace; nil: where this process is
----@param device string
+---@param device string|nil nil: all, also those that come later
 ---@param options table|nil
 ---@return table capture
 function capture.start(ns, device, options)
@@ -161,13 +161,13 @@ function capture.start(ns, device, options)
       or C.setsockopt(self.fd, SOL_PACKET, PACKET_RX_RING, ring, ffi.sizeof(ring)) ~= 0 then
       error("packet ring: " .. process.errno_text())
     end
-    local index = C.if_nametoindex(device)
-    if index == 0 then error("no device " .. device) end
+    local index = device and C.if_nametoindex(device) or 0
+    if device and index == 0 then error("no device " .. device) end
     local map = C.mmap(nil, self.size, 3, 1, self.fd, 0)
     if ffi.cast("intptr_t", map) == -1 then error("packet ring: " .. process.errno_text()) end
     self.map = ffi.cast("uint8_t *", map)
     local at = ffi.new("struct lab_packet_address", AF_PACKET, ETH_P_ALL, index)
-    if C.bind(self.fd, at, ffi.sizeof(at)) ~= 0 then error("bind to " .. device .. ": " .. process.errno_text()) end
+    if C.bind(self.fd, at, ffi.sizeof(at)) ~= 0 then error("bind to " .. (device or "all") .. ": " .. process.errno_text()) end
   end
   self.token = cleanup.add(function() self:close() end)
   if ns then ns:enter(open) else open() end
