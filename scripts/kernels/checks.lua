@@ -234,7 +234,10 @@ local function killed()
   marked.expect_label(during(connection, seen, t, function() end), flow, entropy)
   marked.tell(again, t, "end", { flow }, 0)
   marked.expect_label(during(connection, seen, t, function() end), { src_port = flow.src_port, label = 0 })
-  if again:stop().code ~= 0 then error("the second daemon did not end well", 0) end
+  local status = again:stop()
+  if status.code ~= 0 then
+    error(("the second daemon ended with status %s; its log:\n%s"):format(tostring(status.code or status.signal), again:log()), 0)
+  end
   return ("label kept; %d of %d packets unlabelled meanwhile"):format(unlabelled, #gap)
 end
 

@@ -55,7 +55,8 @@ function marked.tell(d, t, state, flows, open)
   local lines = {}
   for i, flow in ipairs(flows) do lines[i] = line(t, state, flow) end
   d:write(table.concat(lines))
-  process.wait_for(("%d open flows"):format(open), 10, function() return d:counter("flowd_flows_open") == open end)
+  process.wait_for(function() return ("%d open flows; the log:\n%s"):format(open, d:log()) end, 10,
+    function() return d:counter("flowd_flows_open") == open end)
 end
 
 local function capture_of(t)

@@ -17,10 +17,6 @@ local function quiet(ns)
   ns:sysctl("net.ipv6.auto_flowlabels", 0)
 end
 
-local function mac_of(ns, device)
-  return ns:ip("-o link show dev %s", device):match("link/ether (%S+)")
-end
-
 local function veth()
   local a, b = netns.pair()
   quiet(a)
@@ -32,10 +28,8 @@ end
 local function upon(name, add, up)
   local t = veth()
   for i, ns in ipairs({ t.from, t.to }) do
-    ns:ip(add[i])
-    ns:ip("link set %s addrgenmode none", name)
-    ns:ip("link set %s up", name)
-    ns:add_address(name, ("2001:db8:2::%d/64"):format(i))
+    ns:ip_batch({ add[i], ("link set %s addrgenmode none up"):format(name),
+      ("addr add 2001:db8:2::%d/64 dev %s nodad"):format(i, name) })
   end
   t.src, t.dst = "2001:db8:2::1", "2001:db8:2::2"
   t.device, t.seen = up and name or "eth0", { t.to, name }
@@ -43,8 +37,8 @@ local function upon(name, add, up)
 end
 
 local function with_macs(t)
-  t.src_mac = mac_of(t.from, t.device)
-  t.dst_mac = t.to and mac_of(t.to, t.seen[2]) or t.src_mac
+  t.src_mac = t.from:mac(t.device)
+  t.dst_mac = t.to and t.to:mac(t.seen[2]) or t.src_mac
   return t
 end
 
@@ -70,10 +64,8 @@ end
 function topology.dummy()
   local a = netns.new("a")
   quiet(a)
-  a:ip("link add dummy7 type dummy")
-  a:ip("link set dummy7 addrgenmode none")
-  a:ip("link set dummy7 up")
-  a:add_address("dummy7", "2001:db8:3::1/64")
+  a:ip_batch({ "link add dummy7 type dummy", "link set dummy7 addrgenmode none up",
+    "addr add 2001:db8:3::1/64 dev dummy7 nodad" })
   return with_macs({ from = a, device = "dummy7", src = "2001:db8:3::1", dst = "2001:db8:3::2", seen = { a, "dummy7" } })
 end
 

@@ -114,8 +114,8 @@ function daemon.start(options)
     command[#command + 1] = word
   end
   for _, word in ipairs(options.args or {}) do command[#command + 1] = word end
-  -- What it pins outlives it when it is killed: called after its end.
-  if not options.again then cleanup.add(function()
+  -- What it pins outlives it when it is killed: called after its end. (A guest of the kernel matrix goes as a whole.)
+  if not options.again and not os.getenv("FLOWD_KERNELS_GUEST") then cleanup.add(function()
     process.run({ daemon.binary(), "--conf", conf, "--log-level", "error", "marker", "clean", "--force",
       namespace = options.namespace })
   end) end

@@ -79,13 +79,13 @@ end
 
 -- eth0 anew, with all that a packet needs to leave, within a fraction of a millisecond.
 local function make_at_once(a, b)
-  a:must({ "ip", "-batch", "-", input = table.concat({
+  a:ip_batch({
     "link add eth0 type veth peer name far0",
     "link set far0 up",
     "link set eth0 up",
     ("addr add %s/64 dev eth0 nodad"):format(a.address),
     ("neigh replace %s lladdr 02:00:00:00:00:02 dev eth0 nud permanent"):format(b.address),
-  }, "\n") .. "\n" })
+  })
 end
 
 -- Packets of a new interface are marked well before the timer would find it, most often from the first one; and from

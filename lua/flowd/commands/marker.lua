@@ -125,14 +125,18 @@ local function clean_directory(directory)
   end
 end
 
+-- Directories that daemons pin in, each with its runtime_dir: their names say whose they are.
 local function all_directories()
   local buffer = ffi.new("char[65536]")
   local n = api.process_glob(pins.mount .. "/flowd-lua*", buffer, 65536)
+  if n < 0 then cli.fail("%s: %s", pins.mount, ffi.string(api.error_text(n))) end
   local list = {}
   local at = ffi.cast("const char *", buffer)
-  for i = 1, n do
-    list[i] = ffi.string(at)
-    at = at + #list[i] + 1
+  for _ = 1, n do
+    local path = ffi.string(at)
+    at = at + #path + 1
+    local owner = pins.runtime_dir(path)
+    if owner then list[#list + 1] = { path = path, runtime_dir = owner } end
   end
   return list
 end
@@ -148,11 +152,8 @@ local function clean(directory, dir, options)
   clean_directory(directory)
   if not options.all then return 0 end
   local list = all_directories()
-  for _, path in ipairs(list) do
-    local owner = pins.runtime_dir(path)
-    if owner then refuse_running(owner) end
-  end
-  for _, path in ipairs(list) do clean_directory(path) end
+  for _, each in ipairs(list) do refuse_running(each.runtime_dir) end
+  for _, each in ipairs(list) do clean_directory(each.path) end
   local filters = api.marker_filters_clean()
   if filters > 0 then print(("removed %d clsact filters"):format(filters)) end
   return 0
@@ -206,7 +207,8 @@ All four work whether a daemon runs or not. They need root.]],
     { name = "INTERFACE", optional = true, doc = "test: the network interface" },
   },
   options = {
-    { name = "--all", doc = "clean: also what daemons with another runtime_dir left, and filters that nothing tells of." },
+    { name = "--all", doc = "clean: also what daemons with another runtime_dir left, and clsact filters that nothing tells of "
+      .. "(in this network namespace; their qdiscs stay, others may use them)." },
     { name = "--force", doc = "clean: even while a daemon runs. Its flows are unmarked until it is started anew." },
   },
   run = function(arguments, options)
