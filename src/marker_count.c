@@ -55,6 +55,7 @@ uint32_t marker_account(struct marker *m, struct marker_counts *out, struct mark
 {
 	uint32_t found = 0;
 
+	marker_table_mend(&m->table);
 	*out = m->table.counts;
 	for (uint32_t number = 0; number < m->table.classes_used; number++) {
 		struct marker_count more;

@@ -56,6 +56,12 @@ struct marker_table {
 	/* Finds a queued change by its key: 1 + number of the change; open addressing. */
 	uint16_t index[MARKER_INDEX_SIZE];
 	struct marker_counts counts; /* but for `packets`, which the program counts */
+	/* The look at all classes, see marker_table_mend. */
+	struct {
+		bool wanted, due;
+		uint32_t at; /* this entry is the next; 0: none is under way */
+		uint32_t capacity;
+	} mend;
 };
 
 /* An interface that is marked. */
@@ -156,6 +162,14 @@ void marker_table_close(struct marker_table *t);
 int marker_table_adopt(struct marker_table *t);
 /* Remove those that no event has claimed since. */
 void marker_table_settle(struct marker_table *t);
+/*
+ * Have flows counted for the tags that they have. The program adds up a connection's packets by an ordinary
+ * addition, to a word that also holds the class: a packet that is under way in the nanoseconds in which a tag
+ * changes writes the old class back. So after changes all classes are looked at again, a part of them at each
+ * call, from the second call on: no packet that saw the old one is under way any more then. Call it now and
+ * then.
+ */
+void marker_table_mend(struct marker_table *t);
 
 /*
  * Attach `program` and fill in all of *link but its name, ifindex and `bare`. What a process before attached

@@ -13,7 +13,10 @@
 #include "log.h"
 #include "marker_internal.h"
 
-enum { RETRY_NS = 1000000000 };
+enum {
+	RETRY_NS = 1000000000,
+	MEND_ENTRIES = 16384, /* looked at in one go: within a millisecond */
+};
 
 int marker_table_open(struct marker_table *t, uint32_t marks_max)
 {
@@ -237,6 +240,7 @@ static void change(struct marker_table *t, uint32_t at, const struct marker_chan
 	if (c->new_flow || c->restart)
 		marker_flows_forget_socket(&t->flows, at);
 	t->counts.changed++;
+	t->mend.wanted = true;
 }
 
 static void remove_mark(struct marker_table *t, uint32_t at)
@@ -286,6 +290,45 @@ void marker_flush(struct marker *m)
 	t->changes = 0;
 }
 
+static void mend_entry(struct marker_table *t, uint32_t at)
+{
+	const struct marker_entry *e = &t->flows.entries[at];
+	uint32_t label = e->word & MARKER_WORD_LABEL, class;
+
+	if (label == 0 || !marker_flows_taken(&t->flows, at))
+		return;
+	class = class_of(t, label);
+	if (__atomic_load_n(&e->packets, __ATOMIC_RELAXED) >> MARKER_CLASS_SHIFT == class)
+		return;
+	marker_flows_change(&t->flows, at, label, class, false);
+	/* This, too, may have met a packet. */
+	t->mend.wanted = true;
+}
+
+void marker_table_mend(struct marker_table *t)
+{
+	uint32_t end;
+
+	/* A larger table has other places. */
+	if (t->mend.at > 0 && t->mend.capacity != t->flows.capacity) {
+		t->mend.at = 0;
+		t->mend.wanted = true;
+	}
+	if (t->mend.at == 0) {
+		bool due = t->mend.due;
+
+		t->mend.due = t->mend.wanted;
+		t->mend.wanted = false;
+		if (!due)
+			return;
+		t->mend.capacity = t->flows.capacity;
+	}
+	end = t->mend.at + MEND_ENTRIES < t->flows.capacity ? t->mend.at + MEND_ENTRIES : t->flows.capacity;
+	for (uint32_t at = t->mend.at; at < end; at++)
+		mend_entry(t, at);
+	t->mend.at = end < t->flows.capacity ? end : 0;
+}
+
 /* -- taking over ---------------------------------------------------------------------- */
 
 int marker_table_adopt(struct marker_table *t)
@@ -327,4 +370,6 @@ void marker_table_settle(struct marker_table *t)
 	free(t->stale);
 	t->stale = NULL;
 	trim_ports(t);
+	/* The process before may have been killed in between. */
+	t->mend.wanted = true;
 }

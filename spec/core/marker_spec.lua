@@ -2,6 +2,7 @@
 -- Which flows are marked, after batches of events. What the program does with packets is in spec/bpf.
 local api = require("flowd.api")
 local bit = require("bit")
+local bpf = require("spec.support.bpf")
 local ffi = require("ffi")
 local marking = require("spec.support.marking")
 local packets = require("spec.support.packets")
@@ -248,6 +249,37 @@ describe("marked packets", function()
     m:label_of(5002)
     assert.are.same({ ["2/1"] = { packets = 1, octets = size } }, (m:account()))
     assert.are.equal(3, m:usage({ src_port = 5002 }).packets)
+    m:close()
+  end)
+
+  -- The program reads, adds and writes; what became of the tag in between is undone.
+  it("are counted for the tag that their flow has, though one that was under way had written the old one back", function()
+    -- As in src/marker_flows.h.
+    local entry_type = ffi.typeof(
+      "struct { uint64_t src[2], dst[2]; uint32_t ports, word; uint64_t identity, packets, octets; } *")
+    local m, entries = bpf.with_map("^flows$", function() return marking.open(100) end)
+    local old, new = api.label_encode(2, 1, 0), api.label_encode(3, 14, 0)
+    m:events({ { slot = 0, label = old } })
+    m:label_of(5000)
+    local at, before
+    for i = 0, entries.count - 1 do
+      local octets = entries:get(i)
+      local entry = ffi.cast(entry_type, octets)
+      -- The elements before the entries are tags alone.
+      if bit.band(entry.word, 0xfffff) == old and entry.ports ~= 0 then at, before = i, entry.packets end
+    end
+    m:events({ { slot = 0, label = new, known = true } })
+    local value = entries:get(at)
+    ffi.cast(entry_type, value).packets = before + 1
+    entries:set(at, value)
+    m:account()
+    m:label_of(5000)
+    assert.is_truthy(m:account()["2/1"], "the damage is not done")
+    m:account()
+    m:label_of(5000)
+    local size = 40 + #packets.tcp(1, 1)
+    assert.are.same({ ["3/14"] = { packets = 1, octets = size } }, (m:account()))
+    assert.are.equal(4, m:usage({}).packets)
     m:close()
   end)
 

@@ -22,7 +22,8 @@ struct lab_bpf_info { uint32_t fd, size; void *info; uint32_t spare[28]; };
 local C = ffi.C
 
 local SYS_BPF = ffi.arch == "arm64" and 280 or 321
-local MAP_CREATE, MAP_LOOKUP, PROG_LOAD, PROG_FD_BY_ID, INFO_BY_FD, PROG_QUERY, LINK_CREATE = 0, 1, 5, 13, 15, 16, 28
+local MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, PROG_LOAD = 0, 1, 2, 5
+local PROG_FD_BY_ID, INFO_BY_FD, PROG_QUERY, LINK_CREATE = 13, 15, 16, 28
 local TYPE_ARRAY, TYPE_SCHED_CLS = 2, 3
 local TCX_EGRESS, BEFORE = 47, 8
 
@@ -119,10 +120,10 @@ end
 
 -- -- maps of this process --------------------------------------------------------------
 
-local BSS_MAX = 1048576
+local VALUE_MAX = 1048576
 
-local Bss = {}
-Bss.__index = Bss
+local Map = {}
+Map.__index = Map
 
 -- Descriptors of maps by the maps' ids.
 local function own_maps()
@@ -136,30 +137,49 @@ local function own_maps()
   return fds
 end
 
---- Run `fn`, which loads programs; returns its result and the memory of theirs that begins as zero.
+--- Run `fn`, which loads programs; returns its result and an array of theirs. Only while they are loaded.
+---@param name string pattern
 ---@param fn function
-function bpf.with_bss(fn)
+function bpf.with_map(name, fn)
   local before = own_maps()
   local result = fn()
   for id, fd in pairs(own_maps()) do
     local info = ffi.new("struct { uint32_t type, id, key_size, value_size, max_entries, flags; char name[16], spare[64]; }")
     assert(call(INFO_BY_FD, ffi.new("struct lab_bpf_info", fd, ffi.sizeof(info), info)))
-    if not before[id] and ffi.string(info.name):find("%.bss$") then
-      assert(info.value_size <= BSS_MAX)
-      return result, setmetatable({ fd = fd, size = info.value_size }, Bss)
+    if not before[id] and ffi.string(info.name):find(name) then
+      assert(info.value_size <= VALUE_MAX)
+      return result, setmetatable({ fd = fd, size = info.value_size, count = info.max_entries }, Map)
     end
   end
-  error("no .bss among the new maps", 2)
+  error(("no %s among the new maps"):format(name), 2)
 end
 
---- How many bits of it are set. Only while the programs are loaded.
----@return integer
-function Bss:bits()
-  local key, value = ffi.new("uint32_t[1]"), ffi.new("uint32_t[?]", BSS_MAX / 4)
+--- The same with the memory of theirs that begins as zero.
+---@param fn function
+function bpf.with_bss(fn) return bpf.with_map("%.bss$", fn) end
+
+--- An element's octets.
+---@param i integer from 0
+---@return ffi.cdata* uint8_t[]
+function Map:get(i)
+  local key, value = ffi.new("uint32_t[1]", i), ffi.new("uint8_t[?]", self.size)
   assert(call(MAP_LOOKUP, ffi.new("struct lab_bpf_lookup", self.fd, 0, key, value)))
-  local bits = 0
+  return value
+end
+
+---@param i integer from 0
+---@param value ffi.cdata* uint8_t[]
+function Map:set(i, value)
+  local key = ffi.new("uint32_t[1]", i)
+  assert(call(MAP_UPDATE, ffi.new("struct lab_bpf_lookup", self.fd, 0, key, value)))
+end
+
+--- How many bits of the first element are set.
+---@return integer
+function Map:bits()
+  local words, bits = ffi.cast("uint32_t *", self:get(0)), 0
   for i = 0, self.size / 4 - 1 do
-    local word = value[i]
+    local word = words[i]
     while word ~= 0 do
       word = bit.band(word, word - 1)
       bits = bits + 1
