@@ -115,21 +115,30 @@ static __always_inline int headers_find_ipv6(struct __sk_buff *skb, __u32 link, 
 
 /*
  * The headers of TCP or UDP right behind the fixed IPv6 header, when that is what is there and it is
- * in the linear part of the packet. NULL: find out step by step.
+ * in the linear part of the packet. False: find out step by step.
  */
-static __always_inline const struct headers_plain *headers_find_plain(struct __sk_buff *skb, __u32 link)
+static __always_inline bool headers_find_plain(struct __sk_buff *skb, __u32 link,
+					       const struct headers_plain **found)
 {
 	const void *data = (const void *)(long)skb->data;
 	const struct headers_plain *plain = data + link;
 
 	if ((const void *)(&plain->ports + 1) > (const void *)(long)skb->data_end)
-		return NULL;
+		return false;
 	if (link == HEADERS_ETHERNET && *((const __u16 *)plain - 1) != bpf_htons(0x86DD))
-		return NULL;
+		return false;
 	if ((*(const __u8 *)plain & 0xF0) != 0x60 ||
 	    (plain->ip.next != FLOW_TCP && plain->ip.next != FLOW_UDP))
-		return NULL;
-	return plain;
+		return false;
+	*found = plain;
+	return true;
+}
+
+/* Padding behind a short packet is not its ports, which are `before` octets into the payload. Payload
+ * length 0 is a jumbogram's. */
+static __always_inline bool headers_has_ports(__u32 before, __u16 payload_length)
+{
+	return payload_length == 0 || before + sizeof(struct headers_ports) <= bpf_ntohs(payload_length);
 }
 
 /* Octets of an extension header, or 0 when `protocol` is none that is walked. */

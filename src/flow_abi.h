@@ -65,7 +65,8 @@ struct flow_key {
 /* What the marker did with a packet: its counters. */
 enum marker_packet {
 	MARKER_MARKED,	   /* of a marked flow: the label was written */
-	MARKER_MISSED,	   /* TCP or UDP over IPv6, of no marked flow */
+	MARKER_MISSED,	   /* from a port that some marked flow has, of none; those from other ports are not
+			      counted */
 	MARKER_NOT_IPV6,   /* the rest is left alone too, and these are the reasons */
 	MARKER_PROTOCOL,   /* IPv6, but neither TCP nor UDP */
 	MARKER_FRAGMENT,   /* a later fragment: without ports */

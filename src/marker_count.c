@@ -126,7 +126,7 @@ int marker_lease(struct marker *m, uint32_t seconds)
 	int r;
 
 	if (seconds == 0) {
-		__atomic_store_n(&bss->deadline, 0, __ATOMIC_RELAXED);
+		__atomic_store_n(&bss->deadline, UINT64_MAX, __ATOMIC_RELAXED);
 		return 0;
 	}
 	r = bpf_prog_test_run_opts(m->clock_program, &opts);

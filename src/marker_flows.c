@@ -19,7 +19,18 @@ enum {
 
 uint32_t marker_flows_elements(uint32_t capacity)
 {
-	return capacity + capacity / MARKER_ENTRY_SIZE;
+	return (uint32_t)((marker_flows_rests(capacity) + capacity * sizeof(struct marker_rest)) /
+			  MARKER_ENTRY_SIZE);
+}
+
+size_t marker_flows_entries(uint32_t capacity)
+{
+	return capacity; /* behind a tag for each */
+}
+
+size_t marker_flows_rests(uint32_t capacity)
+{
+	return marker_flows_entries(capacity) + (size_t)capacity * MARKER_ENTRY_SIZE;
 }
 
 uint32_t marker_flows_capacity(uint32_t elements)
@@ -41,10 +52,16 @@ int marker_flows_map(struct marker_flows *f, int fd, uint32_t capacity, uint64_t
 	base = mmap(NULL, size, write ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
 	if (base == MAP_FAILED)
 		return -errno;
+	f->elsewhere = write ? calloc(capacity, 1) : NULL;
+	if (write && !f->elsewhere) {
+		munmap(base, size);
+		return -ENOMEM;
+	}
 	f->base = base;
 	f->size = size;
 	f->tags = (uint64_t *)(void *)base;
-	f->entries = (struct marker_entry *)(void *)(base + capacity);
+	f->entries = (struct marker_entry *)(void *)(base + marker_flows_entries(capacity));
+	f->rests = (struct marker_rest *)(void *)(base + marker_flows_rests(capacity));
 	f->capacity = capacity;
 	f->seed = seed;
 	return 0;
@@ -54,7 +71,9 @@ void marker_flows_unmap(struct marker_flows *f)
 {
 	if (f->base)
 		munmap(f->base, f->size);
+	free(f->elsewhere);
 	f->base = NULL;
+	f->elsewhere = NULL;
 }
 
 /* What is looked for. */
@@ -123,7 +142,7 @@ uint32_t marker_flows_find(const struct marker_flows *f, const struct flow_key *
 
 static uint32_t tag_at(const struct marker_flows *f, uint32_t at)
 {
-	return f->tags[at / MARKER_BUCKET] >> at % MARKER_BUCKET * 8 & MARKER_TAG;
+	return f->tags[at / MARKER_BUCKET] >> at % MARKER_BUCKET * 8 & 0xFF;
 }
 
 /* Where in a bucket there is room for a tag, at `first` if it is there, and how many entries it has. */
@@ -153,35 +172,31 @@ static uint32_t free_for(const struct marker_flows *f, uint64_t hash)
 	return at == MARKER_NOWHERE || (other != MARKER_NOWHERE && used_other < used) ? other : at;
 }
 
-static void tags_store(struct marker_flows *f, uint32_t bucket, uint64_t tags)
-{
-	__atomic_store_n(&f->tags[bucket], tags, __ATOMIC_RELEASE);
-}
-
 static void tag_store(struct marker_flows *f, uint32_t at, uint64_t tag)
 {
 	uint32_t bucket = at / MARKER_BUCKET, shift = at % MARKER_BUCKET * 8;
+	uint64_t tags = (f->tags[bucket] & ~((uint64_t)0xFF << shift)) | tag << shift;
 
-	tags_store(f, bucket, (f->tags[bucket] & ~((uint64_t)MARKER_TAG << shift)) | tag << shift);
+	__atomic_store_n(&f->tags[bucket], tags, __ATOMIC_RELEASE);
 }
 
-/* How many flows of a bucket are in other ones, the eighth bits of its word; ELSEWHERE_MAX: or more. */
-static uint32_t elsewhere(const struct marker_flows *f, uint32_t bucket)
+/* All of an entry's word but whether others are elsewhere, which is not the flow's. */
+static void word_store(struct marker_flows *f, uint32_t at, uint32_t word)
 {
-	uint32_t count = 0;
+	uint32_t *there = &f->entries[at].word;
 
-	for (int i = 0; i < MARKER_BUCKET; i++)
-		count |= (uint32_t)(f->tags[bucket] >> (8 * i + 7) & 1) << i;
-	return count;
+	word = (word & ~(uint32_t)MARKER_WORD_ELSEWHERE) | (*there & MARKER_WORD_ELSEWHERE);
+	__atomic_store_n(there, word, __ATOMIC_RELEASE);
 }
 
-static void elsewhere_store(struct marker_flows *f, uint32_t bucket, uint32_t count)
+/* So many flows whose own entry it is are elsewhere. */
+static void elsewhere_store(struct marker_flows *f, uint32_t own, uint32_t count)
 {
-	uint64_t tags = f->tags[bucket] & MARKER_TAG * 0x0101010101010101ULL;
+	uint32_t *word = &f->entries[own].word;
+	uint32_t rest = *word & ~(uint32_t)MARKER_WORD_ELSEWHERE;
 
-	for (int i = 0; i < MARKER_BUCKET; i++)
-		tags |= (uint64_t)(count >> i & 1) << (8 * i + 7);
-	tags_store(f, bucket, tags);
+	f->elsewhere[own] = (uint8_t)count;
+	__atomic_store_n(word, count > 0 ? rest | MARKER_WORD_ELSEWHERE : rest, __ATOMIC_RELEASE);
 }
 
 static uint32_t next_generation(uint32_t word)
@@ -196,16 +211,17 @@ static void put(struct marker_flows *f, uint32_t at, const struct marker_entry *
 		uint64_t identity, uint64_t hash)
 {
 	struct marker_entry *e = &f->entries[at];
-	uint32_t own = own_bucket(f, hash);
+	uint32_t own = own_entry(f, hash);
 
 	memcpy(e, from, offsetof(struct marker_entry, word));
 	e->identity = identity;
 	e->packets = from->packets;
 	e->octets = from->octets;
-	__atomic_store_n(&e->word, word, __ATOMIC_RELEASE);
-	if (own != at / MARKER_BUCKET && elsewhere(f, own) < ELSEWHERE_MAX)
-		elsewhere_store(f, own, elsewhere(f, own) + 1);
+	f->rests[at] = (struct marker_rest){0};
+	word_store(f, at, word);
 	tag_store(f, at, marker_tag(hash));
+	if (own != at && f->elsewhere[own] < ELSEWHERE_MAX)
+		elsewhere_store(f, own, f->elsewhere[own] + 1U);
 	f->used++;
 }
 
@@ -230,16 +246,18 @@ void marker_flows_change(struct marker_flows *f, uint32_t at, uint32_t label, ui
 {
 	struct marker_entry *e = &f->entries[at];
 	uint64_t packets = e->packets, now;
-	uint32_t word = (e->word & ~(uint32_t)MARKER_WORD_LABEL) | label;
 
 	do {
 		now = new_flow ? 0 : packets & (((uint64_t)1 << MARKER_CLASS_SHIFT) - 1);
 		now |= (uint64_t) class << MARKER_CLASS_SHIFT;
 	} while (!__atomic_compare_exchange_n(&e->packets, &packets, now, false, __ATOMIC_RELAXED,
 					      __ATOMIC_RELAXED));
-	if (new_flow)
+	if (new_flow) {
 		__atomic_store_n(&e->octets, 0, __ATOMIC_RELAXED);
-	__atomic_store_n(&e->word, word, __ATOMIC_RELEASE);
+		__atomic_store_n(&f->rests[at].packets, 0, __ATOMIC_RELAXED);
+		__atomic_store_n(&f->rests[at].octets, 0, __ATOMIC_RELAXED);
+	}
+	word_store(f, at, (e->word & ~(uint32_t)MARKER_WORD_LABEL) | label);
 }
 
 void marker_flows_forget_socket(struct marker_flows *f, uint32_t at)
@@ -249,34 +267,32 @@ void marker_flows_forget_socket(struct marker_flows *f, uint32_t at)
 
 void marker_flows_remove(struct marker_flows *f, uint32_t at)
 {
-	uint32_t own = own_bucket(f, entry_hash(f, &f->entries[at])), count = elsewhere(f, own);
+	uint32_t own = own_entry(f, entry_hash(f, &f->entries[at])), count = f->elsewhere[own];
 
 	marker_flows_discard(f, at);
-	if (own != at / MARKER_BUCKET && count > 0 && count < ELSEWHERE_MAX)
+	if (own != at && count > 0 && count < ELSEWHERE_MAX)
 		elsewhere_store(f, own, count - 1);
 }
 
 void marker_flows_discard(struct marker_flows *f, uint32_t at)
 {
-	struct marker_entry *e = &f->entries[at];
-
 	tag_store(f, at, 0);
-	__atomic_store_n(&e->word, e->word & ~((1U << MARKER_GENERATION_SHIFT) - 1), __ATOMIC_RELEASE);
+	word_store(f, at, f->entries[at].word >> MARKER_GENERATION_SHIFT << MARKER_GENERATION_SHIFT);
 	f->used--;
 }
 
-/* Of each bucket, how many of its flows are in other ones. NULL: out of memory. */
+/* Of each entry, how many flows whose own one it is are elsewhere. NULL: out of memory. */
 static uint8_t *count_elsewhere(const struct marker_flows *f)
 {
-	uint8_t *count = calloc(f->capacity / MARKER_BUCKET, 1);
+	uint8_t *count = calloc(f->capacity, 1);
 
 	for (uint32_t at = 0; count && at < f->capacity; at++) {
 		uint32_t own;
 
 		if (!marker_flows_taken(f, at))
 			continue;
-		own = own_bucket(f, entry_hash(f, &f->entries[at]));
-		if (own != at / MARKER_BUCKET && count[own] < ELSEWHERE_MAX)
+		own = own_entry(f, entry_hash(f, &f->entries[at]));
+		if (own != at && count[own] < ELSEWHERE_MAX)
 			count[own]++;
 	}
 	return count;
@@ -288,8 +304,10 @@ int marker_flows_recount(struct marker_flows *f)
 
 	if (!count)
 		return -ENOMEM;
-	for (uint32_t bucket = 0; bucket < f->capacity / MARKER_BUCKET; bucket++)
-		elsewhere_store(f, bucket, count[bucket]);
+	for (uint32_t at = 0; at < f->capacity; at++) {
+		if (count[at] > 0 || f->entries[at].word & MARKER_WORD_ELSEWHERE)
+			elsewhere_store(f, at, count[at]);
+	}
 	free(count);
 	return 0;
 }
@@ -299,9 +317,10 @@ uint32_t marker_flows_faults(const struct marker_flows *f)
 	uint8_t *count = count_elsewhere(f);
 	uint32_t faults = !count, used = 0;
 
-	for (uint32_t bucket = 0; count && bucket < f->capacity / MARKER_BUCKET; bucket++)
-		faults += elsewhere(f, bucket) != count[bucket];
-	for (uint32_t at = 0; at < f->capacity; at++) {
+	for (uint32_t at = 0; count && at < f->capacity; at++) {
+		bool noted = f->entries[at].word & MARKER_WORD_ELSEWHERE;
+
+		faults += f->elsewhere[at] != count[at] || noted != (count[at] > 0);
 		used += marker_flows_taken(f, at);
 		faults += marker_flows_taken(f, at) && !marker_flows_valid(f, at);
 	}
@@ -309,9 +328,15 @@ uint32_t marker_flows_faults(const struct marker_flows *f)
 	return faults + (used != f->used);
 }
 
+static uint64_t entry_packets(const struct marker_entry *e)
+{
+	return __atomic_load_n(&e->packets, __ATOMIC_RELAXED) & (((uint64_t)1 << MARKER_CLASS_SHIFT) - 1);
+}
+
 bool marker_flows_read(const struct marker_flows *f, uint32_t at, struct marker_mark *out)
 {
 	const struct marker_entry *e = &f->entries[at];
+	const struct marker_rest *rest = &f->rests[at];
 	uint32_t word = __atomic_load_n(&e->word, __ATOMIC_ACQUIRE);
 	uint64_t identity;
 	uint16_t ports[2];
@@ -327,12 +352,13 @@ bool marker_flows_read(const struct marker_flows *f, uint32_t at, struct marker_
 	out->key.protocol = word & MARKER_WORD_UDP ? FLOW_UDP : FLOW_TCP;
 	out->key.family = 6;
 	out->label = word & MARKER_WORD_LABEL;
-	out->packets =
-		__atomic_load_n(&e->packets, __ATOMIC_RELAXED) & (((uint64_t)1 << MARKER_CLASS_SHIFT) - 1);
-	out->octets = __atomic_load_n(&e->octets, __ATOMIC_RELAXED);
+	out->packets = entry_packets(e) + __atomic_load_n(&rest->packets, __ATOMIC_RELAXED);
+	out->octets = __atomic_load_n(&e->octets, __ATOMIC_RELAXED) +
+		      __atomic_load_n(&rest->octets, __ATOMIC_RELAXED);
 	identity = __atomic_load_n(&e->identity, __ATOMIC_RELAXED);
-	if (identity >> MARKER_IDENTITY_SHIFT == word >> MARKER_GENERATION_SHIFT)
-		out->cookie = identity & (((uint64_t)1 << MARKER_IDENTITY_SHIFT) - 1);
+	if (identity >> MARKER_IDENTITY_SHIFT == word >> MARKER_GENERATION_SHIFT &&
+	    !(identity >> MARKER_IDENTITY_CPU & 1))
+		out->cookie = identity & (((uint64_t)1 << MARKER_IDENTITY_CPU) - 1);
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	/* It was another flow's for a moment. */
 	return (__atomic_load_n(&e->word, __ATOMIC_RELAXED) ^ word) >> MARKER_GENERATION_SHIFT == 0;
@@ -379,14 +405,15 @@ uint32_t marker_flows_copy(struct marker_flows *to, const struct marker_flows *f
 void marker_flows_carry(struct marker_flows *to, uint32_t there, const struct marker_flows *from, uint32_t at)
 {
 	const struct marker_entry *old = &from->entries[at];
-	struct marker_entry *e = &to->entries[there];
+	const struct marker_rest *old_rest = &from->rests[at];
+	struct marker_rest *rest = &to->rests[there];
 	uint64_t none = 0;
 
-	__atomic_fetch_add(&e->packets, old->packets & (((uint64_t)1 << MARKER_CLASS_SHIFT) - 1),
-			   __ATOMIC_RELAXED);
-	__atomic_fetch_add(&e->octets, old->octets, __ATOMIC_RELAXED);
+	/* The entry's own are somebody's by now. */
+	__atomic_fetch_add(&rest->packets, entry_packets(old) + old_rest->packets, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&rest->octets, old->octets + old_rest->octets, __ATOMIC_RELAXED);
 	/* The first packet may have come meanwhile. */
 	if (old->identity)
-		__atomic_compare_exchange_n(&e->identity, &none, old->identity, false, __ATOMIC_RELAXED,
-					    __ATOMIC_RELAXED);
+		__atomic_compare_exchange_n(&to->entries[there].identity, &none, old->identity, false,
+					    __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }

@@ -35,6 +35,9 @@ struct marker_flows {
 	size_t size;
 	uint64_t *tags;
 	struct marker_entry *entries;
+	struct marker_rest *rests;
+	uint8_t *elsewhere; /* of each entry, how many flows of its own are elsewhere; owned; NULL: only to
+			       read */
 	uint32_t capacity;
 	uint32_t used; /* entries; not counted by marker_flows_map */
 	uint64_t seed;
@@ -91,7 +94,7 @@ struct marker {
 	uint32_t cpus;		/* possible ones */
 	struct marker_cpu *cpu; /* of each; mapped */
 	int clock_program;	/* owned */
-	bool slow;		/* the kernel does not take label_write */
+	bool slow;		/* the kernel does not take label_in_place */
 	bool guarded;		/* nor pointers that it does not know beforehand: without CAP_PERFMON */
 	bool bare;		/* label_bare is loaded */
 	struct marker_pins pins;
@@ -108,6 +111,9 @@ int marker_new(struct marker **out);
 /* Elements of the array for a capacity, and back (0: none has so many). */
 uint32_t marker_flows_elements(uint32_t capacity);
 uint32_t marker_flows_capacity(uint32_t elements);
+/* Where in it, in octets, the entries begin, and what counts beside them. */
+size_t marker_flows_entries(uint32_t capacity);
+size_t marker_flows_rests(uint32_t capacity);
 
 int marker_flows_map(struct marker_flows *f, int fd, uint32_t capacity, uint64_t seed, bool write);
 void marker_flows_unmap(struct marker_flows *f);
@@ -122,7 +128,7 @@ void marker_flows_forget_socket(struct marker_flows *f, uint32_t at);
 void marker_flows_remove(struct marker_flows *f, uint32_t at);
 /* Remove an entry that may be in a place where it does not belong; then marker_flows_recount. */
 void marker_flows_discard(struct marker_flows *f, uint32_t at);
-/* Count anew what each bucket has elsewhere. 0 or -ENOMEM. */
+/* Count anew what is elsewhere. 0 or -ENOMEM. */
 int marker_flows_recount(struct marker_flows *f);
 uint32_t marker_flows_faults(const struct marker_flows *f);
 bool marker_flows_read(const struct marker_flows *f, uint32_t at, struct marker_mark *out);
@@ -214,7 +220,8 @@ bool marker_pins_is_bpf_fs(const char *path);
  * none, or (logged) they are of another layout or size. */
 bool marker_pins_reuse(const struct marker_pins *p, struct bpf_object *object);
 
-/* Capacity of the pinned table, 0 when there is none. */
+/* Capacity of the table that a map is, or of the pinned one; 0: it is none, there is none. */
+uint32_t marker_pins_capacity_of(int fd);
 uint32_t marker_pins_capacity(const struct marker_pins *p);
 
 /* Pin a map in place of the one that is pinned: at no time is it missing. */

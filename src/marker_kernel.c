@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* marker_kernel.c - the kernel's types, as far as the marking programs need them, put into these. */
+#include "marker_internal.h"
 #include "marker_kernel.h"
 
 #include <bpf/bpf.h>
@@ -252,9 +253,76 @@ out:
 static struct marker_kernel kernel;
 static int known = -ENOENT; /* 0: `kernel` is */
 
-static bool is_placeholder(int32_t value)
+static _Thread_local struct marker_kernel_load constants;
+
+void marker_kernel_set(const struct marker_kernel_load *load)
+{
+	constants = *load;
+}
+
+static bool is_field(int32_t value)
 {
 	return value >= MARKER_KERNEL_CAST && value < MARKER_KERNEL_END;
+}
+
+static void complete_number(int32_t *number)
+{
+	switch (*number) {
+	case MARKER_KERNEL_UNKNOWN:
+		*number = !constants.known;
+		break;
+	case MARKER_KERNEL_CPUS_ELEMENTS:
+		*number = !constants.cpus_flat;
+		break;
+	case MARKER_KERNEL_FLOWS_ELEMENTS:
+		*number = !constants.flows_flat;
+		break;
+	}
+}
+
+static void complete_mask(int32_t *mask)
+{
+	switch (*mask) {
+	case MARKER_KERNEL_CLONED:
+		*mask = kernel.cloned;
+		break;
+	case MARKER_KERNEL_CPU_MASK:
+		*mask = (int32_t)(constants.cpus_flat - 1);
+		break;
+	case MARKER_KERNEL_ENTRY_MASK:
+		*mask = (int32_t)(constants.flows_flat - 1);
+		break;
+	}
+}
+
+/* Two instructions that load a number of 64 bits: now an address in a map, if it is such a number. */
+static void complete_address(struct bpf_insn insn[2])
+{
+	const struct bpf_map *map = constants.flows;
+	uint32_t flat = constants.flows_flat;
+	size_t offset = 0;
+
+	switch (insn[0].imm) {
+	case MARKER_KERNEL_CPUS:
+		map = constants.cpus;
+		flat = constants.cpus_flat;
+		break;
+	case MARKER_KERNEL_TAGS:
+		break;
+	case MARKER_KERNEL_ENTRIES:
+		offset = marker_flows_entries(flat);
+		break;
+	case MARKER_KERNEL_RESTS:
+		offset = marker_flows_rests(flat);
+		break;
+	default:
+		return;
+	}
+	if (insn[0].src_reg != 0 || insn[1].imm != 0 || flat == 0)
+		return;
+	insn[0].src_reg = BPF_PSEUDO_MAP_VALUE;
+	insn[0].imm = bpf_map__fd(map);
+	insn[1].imm = (int32_t)offset;
 }
 
 static void complete(struct bpf_insn *insn)
@@ -262,10 +330,14 @@ static void complete(struct bpf_insn *insn)
 	if (insn->code == (BPF_JMP | BPF_CALL) && insn->src_reg == 0 && insn->imm == MARKER_KERNEL_CAST) {
 		insn->src_reg = BPF_PSEUDO_KFUNC_CALL;
 		insn->imm = kernel.cast;
-	} else if (BPF_CLASS(insn->code) == BPF_LDX && is_placeholder(insn->off)) {
+	} else if (BPF_CLASS(insn->code) == BPF_LDX && is_field(insn->off)) {
 		insn->off = (int16_t)kernel.offset[insn->off - MARKER_KERNEL_CAST];
-	} else if (insn->code == (BPF_ALU64 | BPF_AND | BPF_K) && insn->imm == MARKER_KERNEL_CLONED) {
-		insn->imm = kernel.cloned;
+	} else if (insn->code == (BPF_ALU64 | BPF_MOV | BPF_K)) {
+		complete_number(&insn->imm);
+	} else if (insn->code == (BPF_ALU64 | BPF_AND | BPF_K)) {
+		complete_mask(&insn->imm);
+	} else if (insn->code == (BPF_LD | BPF_IMM | BPF_DW)) {
+		complete_address(insn);
 	}
 }
 

@@ -19,12 +19,27 @@ enum {
 	MARKER_KERNEL_END,
 };
 
+/* Others: constants of a load of programs. Those that are left as they are mean "no". */
+enum {
+	MARKER_KERNEL_UNKNOWN = 0x7F10, /* 0: those above are filled in */
+	MARKER_KERNEL_CPUS_ELEMENTS,	/* 0: the map `cpus` is one element, and these are filled in: */
+	MARKER_KERNEL_CPUS,		/*   its address */
+	MARKER_KERNEL_CPU_MASK,		/*   how many CPUs it has room for, less 1 */
+	MARKER_KERNEL_FLOWS_ELEMENTS,	/* 0: `flows` is, and these are: */
+	MARKER_KERNEL_TAGS,		/*   the addresses of the tags, */
+	MARKER_KERNEL_ENTRIES,		/*   of the entries, */
+	MARKER_KERNEL_RESTS,		/*   and of what counts beside them */
+	MARKER_KERNEL_ENTRY_MASK,	/*   how many of these, less 1 */
+};
+
 #ifndef __bpf__
 
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "ffi_export.h"
+
+struct bpf_map;
 
 /* Where things are in a kernel. */
 struct marker_kernel {
@@ -42,6 +57,16 @@ FFI_EXPORT int marker_kernel_read(const char *path, struct marker_kernel *out);
  * once.
  */
 int marker_kernel_use(void);
+
+/* What else goes into the programs that this thread loads next. Sizes are powers of two, 0: elements. */
+struct marker_kernel_load {
+	bool known; /* marker_kernel_use() */
+	const struct bpf_map *cpus, *flows;
+	uint32_t cpus_flat;
+	uint32_t flows_flat;
+};
+
+void marker_kernel_set(const struct marker_kernel_load *load);
 
 #endif
 #endif

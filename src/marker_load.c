@@ -29,6 +29,9 @@ _Static_assert(sizeof(((struct label_bpf__bss *)0)->local_ports) * 8 == 65536, "
 _Static_assert(sizeof(((struct label_bpf__bss *)0)->counted) == MARKER_COUNTS * sizeof(struct marker_count),
 	       "one of each");
 
+/* The verifier takes offsets below 2^29, in what is one element. */
+enum { FLAT_CAPACITY_MAX = (1 << 29) / MARKER_ENTRY_SIZE };
+
 struct request {
 	uint32_t capacity;
 	bool pinned; /* with the maps that are pinned, else */
@@ -48,13 +51,14 @@ uint32_t marker_capacity(uint64_t marks)
 	return capacity;
 }
 
+/* The table, and the program that is for a table of its size, only when `flows` is set. */
 static int share_maps(struct label_bpf *s, const struct label_bpf *with, bool flows)
 {
-	const struct bpf_map *theirs[] = {with->maps.cpus, with->maps.writers, with->maps.bss,
-					  with->maps.flows};
-	struct bpf_map *maps[] = {s->maps.cpus, s->maps.writers, s->maps.bss, s->maps.flows};
+	const struct bpf_map *theirs[] = {with->maps.cpus, with->maps.bss, with->maps.flows,
+					  with->maps.writers};
+	struct bpf_map *maps[] = {s->maps.cpus, s->maps.bss, s->maps.flows, s->maps.writers};
 
-	for (int i = 0; i < (flows ? 4 : 3); i++) {
+	for (int i = 0; i < (flows ? 4 : 2); i++) {
 		int r = bpf_map__reuse_fd(maps[i], bpf_map__fd(theirs[i]));
 
 		if (r < 0)
@@ -63,19 +67,57 @@ static int share_maps(struct label_bpf *s, const struct label_bpf *with, bool fl
 	return 0;
 }
 
+/* A map of `count` elements, or of one that is as large. 0 or -errno. */
+static int set_size(struct bpf_map *map, uint32_t count, uint32_t size, bool flat)
+{
+	int r = bpf_map__set_max_entries(map, flat ? 1 : count);
+
+	return r < 0 ? r : bpf_map__set_value_size(map, flat ? count * size : size);
+}
+
+static uint32_t power_of_two(uint32_t number)
+{
+	uint32_t power = 1;
+
+	while (power < number)
+		power *= 2;
+	return power;
+}
+
+/* Kernels that do not hide their structs (Linux 6.2) take elements of any size (6.0). */
+static bool is_flat(const struct marker *m, uint32_t capacity)
+{
+	return !m->slow && capacity <= FLAT_CAPACITY_MAX;
+}
+
+static int set_sizes(const struct marker *m, struct label_bpf *s, const struct request *q)
+{
+	struct marker_kernel_load load = {
+		.known = !m->slow,
+		.cpus = s->maps.cpus,
+		.flows = s->maps.flows,
+		.cpus_flat = m->slow ? 0 : power_of_two(m->cpus),
+		.flows_flat = is_flat(m, q->capacity) ? q->capacity : 0,
+	};
+	int r = set_size(s->maps.cpus, load.cpus_flat ? load.cpus_flat : m->cpus, sizeof(struct marker_cpu),
+			 load.cpus_flat);
+
+	marker_kernel_set(&load);
+	return r < 0 ? r
+		     : set_size(s->maps.flows, marker_flows_elements(q->capacity), MARKER_ENTRY_SIZE,
+				load.flows_flat);
+}
+
 static int prepare(struct marker *m, struct label_bpf *s, const struct request *q)
 {
-	int r = bpf_map__set_max_entries(s->maps.flows, marker_flows_elements(q->capacity));
+	int r = set_sizes(m, s, q);
 
-	if (r == 0)
-		r = bpf_map__set_max_entries(s->maps.cpus, m->cpus);
 	if (r < 0)
 		return r;
 	s->rodata->entry_mask = q->capacity - 1;
 	s->rodata->entries_from = q->capacity / MARKER_ENTRY_SIZE;
-	s->rodata->kernel_context = !m->slow;
 	s->rodata->headers_pointers = !m->guarded;
-	bpf_program__set_autoload(s->progs.label_write, !m->slow);
+	bpf_program__set_autoload(s->progs.label_in_place, is_flat(m, q->capacity));
 	bpf_program__set_autoload(s->progs.label_bare, q->bare);
 	bpf_program__set_autoload(s->progs.label_clock, q->clock);
 	if (q->sharing)
@@ -112,6 +154,7 @@ static int load(struct marker *m, struct label_bpf **out, const struct request *
 	r = prepare(m, s, q);
 	if (r == 0)
 		r = q->early ? label_bpf__load(s) : load_undisturbed(s);
+	marker_kernel_set(&(struct marker_kernel_load){0});
 	if (r == 0)
 		*out = s;
 	else
@@ -151,7 +194,7 @@ static void use(struct marker *m, struct label_bpf *s)
 void marker_load_writer(const struct marker *m)
 {
 	uint32_t number = 0;
-	int fd = m->slow ? -1 : bpf_program__fd(m->skeleton->progs.label_write), r;
+	int fd = bpf_program__fd(m->skeleton->progs.label_in_place), r; /* negative: it is not loaded */
 
 	if (fd < 0)
 		return;
@@ -192,13 +235,14 @@ static struct label_bpf *take_early(struct marker *m, uint32_t capacity)
 
 int marker_load(struct marker *m, uint32_t marks_max)
 {
-	struct request q = {.pinned = true, .clock = true, .capacity = marker_pins_capacity(&m->pins)};
+	struct request q = {.pinned = true, .clock = true};
 	uint32_t start = marker_capacity(marks_max);
 	struct label_bpf *s;
 	int r;
 
 	if (start > MARKER_CAPACITY_START)
 		start = MARKER_CAPACITY_START;
+	q.capacity = marker_pins_capacity(&m->pins);
 	s = take_early(m, q.capacity == 0 ? start : 0);
 	if (q.capacity == 0)
 		q.capacity = start;
@@ -222,6 +266,7 @@ int marker_load(struct marker *m, uint32_t marks_max)
 	if (!m->reused) {
 		if (getrandom(&s->bss->seed, sizeof(s->bss->seed), 0) < 0)
 			return -errno;
+		s->bss->deadline = UINT64_MAX;
 		marker_load_writer(m);
 	}
 	r = map_cpus(m);
@@ -328,8 +373,10 @@ int marker_load_larger(struct marker *m, uint32_t capacity)
 			marker_flows_carry(&m->table.flows, there[at], &old, at);
 	}
 	/* What is pinned until marker_settle belongs together, whosever it is. */
-	if (!m->adopting || m->reused)
+	if (!m->adopting || m->reused) {
 		marker_pins_map(&m->pins, s->maps.flows);
+		marker_pins_map(&m->pins, s->maps.writers);
+	}
 	if (m->table.stale) {
 		free(m->table.stale);
 		m->table.stale = stale;

@@ -178,12 +178,22 @@ bool marker_pins_reuse(const struct marker_pins *p, struct bpf_object *object)
 	return true;
 }
 
-uint32_t marker_pins_capacity(const struct marker_pins *p)
+uint32_t marker_pins_capacity_of(int fd)
 {
 	struct bpf_map_info info = {0};
 	uint32_t size = sizeof(info);
+
+	if (bpf_obj_get_info_by_fd(fd, &info, &size) < 0)
+		return 0;
+	/* One element, or some. */
+	return marker_flows_capacity(info.max_entries * (info.value_size / MARKER_ENTRY_SIZE));
+}
+
+uint32_t marker_pins_capacity(const struct marker_pins *p)
+{
+	uint32_t capacity;
 	pin_path path;
-	int fd, r;
+	int fd;
 
 	if (!p->on)
 		return 0;
@@ -191,9 +201,9 @@ uint32_t marker_pins_capacity(const struct marker_pins *p)
 	fd = bpf_obj_get(path);
 	if (fd < 0)
 		return 0;
-	r = bpf_obj_get_info_by_fd(fd, &info, &size);
+	capacity = marker_pins_capacity_of(fd);
 	close(fd);
-	return r == 0 && info.value_size == MARKER_ENTRY_SIZE ? marker_flows_capacity(info.max_entries) : 0;
+	return capacity;
 }
 
 void marker_pins_map(const struct marker_pins *p, const struct bpf_map *map)

@@ -86,16 +86,15 @@ struct marker_marks {
 
 struct marker_marks *marker_marks_open(const char *directory)
 {
-	struct bpf_map_info info = {0};
-	uint32_t size = sizeof(info), capacity = 0;
+	uint32_t capacity = 0;
 	struct marker_marks *marks = calloc(1, sizeof(*marks));
 	char path[MARKER_PINS_PATH_SIZE];
 	int fd;
 
 	snprintf(path, sizeof(path), "%s/map_flows", directory);
 	fd = marks ? bpf_obj_get(path) : -1;
-	if (fd >= 0 && bpf_obj_get_info_by_fd(fd, &info, &size) == 0 && info.value_size == MARKER_ENTRY_SIZE)
-		capacity = marker_flows_capacity(info.max_entries);
+	if (fd >= 0)
+		capacity = marker_pins_capacity_of(fd);
 	/* The hash is not needed, nor its seed. */
 	if (capacity == 0 || marker_flows_map(&marks->flows, fd, capacity, 0, false) < 0) {
 		free(marks);

@@ -3,13 +3,13 @@
 --
 -- A benchmark is a Lua file scripts/bench/NAME.lua, run by `bin/flowd-lua lua`. It prints rows with
 -- bench.row; scripts/bench/run collects those of all benchmarks into one table.
-local bit = require("bit")
 local ffi = require("ffi")
 local cleanup = require("spec.support.cleanup")
 local process = require("spec.support.process")
+local processors = require("spec.support.processors")
 local temp = require("spec.support.temp")
 
-local bench = {}
+local bench = { pin = processors.pin }
 
 local TOOLS = "build/bench"
 
@@ -48,15 +48,6 @@ function bench.median_of(list)
   return bench.median(list), 1.25 * spread / 1.35 / math.sqrt(#list)
 end
 
---- Stay on a processor, or (nil) go where there is room again.
----@param cpu integer|nil
-function bench.pin(cpu)
-  local set = ffi.new("uint64_t[16]")
-  if not cpu then ffi.fill(set, ffi.sizeof(set), 0xFF) end
-  if cpu then set[math.floor(cpu / 64)] = bit.lshift(1ULL, cpu % 64) end
-  assert(ffi.C.sched_setaffinity(0, ffi.sizeof(set), set) == 0)
-end
-
 --- One row of the table. `required` and `ok` are nil when nothing is promised of it.
 ---@param name string what is measured
 ---@param value string with its unit
@@ -90,7 +81,6 @@ end
 ffi.cdef([[
 struct bench_sink { uint64_t datagrams, octets, starts, ends, first_ns, last_ns, dropped, ready; };
 void *mmap(void *, size_t, int, int, int, int64_t);
-int sched_setaffinity(int, size_t, const uint64_t *);
 ]])
 
 --- Start the sink (tools/sink.c) at ::1.

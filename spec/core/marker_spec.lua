@@ -7,6 +7,7 @@ local ffi = require("ffi")
 local marking = require("spec.support.marking")
 local packets = require("spec.support.packets")
 local process = require("spec.support.process")
+local processors = require("spec.support.processors")
 
 local available, reason = marking.available()
 if not available then
@@ -224,6 +225,32 @@ describe("a marked TCP flow", function()
     local datagram = packets.ethernet(packets.ipv6({ next = 17, payload = packets.udp(5000, 443, "x") }))
     for _ = 1, 3 do assert.are_not.equal(datagram, (m:run(datagram, false, true))) end
     assert.are.same({ packets = 3, octets = 3 * (40 + 8 + 1), cookie = 0 }, m:usage({ protocol = "udp" }))
+  end)
+end)
+
+describe("packets of a flow that no socket has for itself", function()
+  after_each(function() processors.pin(nil) end)
+
+  it("are counted whichever processor sends them", function()
+    if processors.count() < 2 then return pending("there is one processor") end
+    local m = marking.open(100)
+    local datagram = packets.ethernet(packets.ipv6({ next = 17, payload = packets.udp(5000, 443, "x") }))
+    local function send(cpu, count)
+      processors.pin(cpu)
+      for _ = 1, count do assert.are_not.equal(datagram, (m:run(datagram, false, true))) end
+    end
+    m:events({ { slot = 1, protocol = "udp" } })
+    send(0, 3)
+    send(1, 4)
+    send(0, 2)
+    assert.are.same({ packets = 9, octets = 9 * (40 + 8 + 1), cookie = 0 }, m:usage({ protocol = "udp" }))
+    assert.are.equal(9, m:counts().marked)
+    -- The next flow of these addresses has counted nothing.
+    m:events({ { slot = 1, protocol = "udp", state = "end", known = true, decided = true }, { slot = 2, protocol = "udp" } })
+    assert.are.equal(0, m:usage({ protocol = "udp" }).packets)
+    send(1, 1)
+    assert.are.equal(1, m:usage({ protocol = "udp" }).packets)
+    m:close()
   end)
 end)
 
