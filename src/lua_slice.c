@@ -164,10 +164,12 @@ static int step_thread(lua_State *L)
 	return results + 1;
 }
 
-/* spent() -> is this a slice that may be left here and whose time is up? */
+/* spent(wherever) -> is this a slice whose time is up and, unless wherever = true, that may be left here? */
 static int spent(lua_State *L)
 {
-	lua_pushboolean(L, current && current->co == L && lua_isyieldable(L) &&
+	bool wherever = lua_toboolean(L, 1);
+
+	lua_pushboolean(L, current && current->co == L && (wherever || lua_isyieldable(L)) &&
 				   clock_monotonic_ns() >= current->deadline_ns);
 	return 1;
 }

@@ -35,6 +35,7 @@ local DROPPED = ffi.C.EVENT_DROPPED
 ---@field flow string
 ---@field announced table experiment, activity (ids), tag (text), application, plugin
 ---@field rules flowd.explain.Rule[]
+---@field last_word? integer number of the rule behind which no other was asked
 ---@field result table outcome ("delivered"|"dropped"|"unmapped"), experiment, activity, tag, route (names), label, rule, took_ns
 
 -- What rules can change, as text.
@@ -122,38 +123,36 @@ local function result_of(e, names, chain)
   return result
 end
 
--- Rules `from` to `to`. ended: the one that was the last word, before and after.
-local function explain_rules(chain, e, names, live, report, from, to, ended)
-  for number = from, to do
+-- Rules from number `from` on, until the slice's time is spent: where to go on, behind the last rule in the end.
+-- report.last_word: the one that was the last word.
+local function explain_some(chain, e, names, live, report, from)
+  local count = #chain.rules
+  chain:enter()
+  for number = from, count do
     local rule = chain.rules[number]
-    slice.pause()
-    chain:enter()
-    if ended then
+    if report.last_word then
       report.rules[number] = {
         number = number, name = rule.name, file = rule.file, line = rule.line, kind = rule.fn and "function" or "declared",
-        outcome = "not reached", changes = {}, after = ended,
+        outcome = "not reached", changes = {}, after = report.last_word,
       }
     else
       local entry = explain_rule(chain, rule, e, names, live)
       report.rules[number] = entry
-      if entry.verdict then ended = number end
+      if entry.verdict then report.last_word = number end
     end
+    if not live and slice.spent() then return number + 1 end
   end
-  return ended
+  return count + 1
 end
 
--- What declared rules do they do to the event alone: only from the first function to the last it is a trial, which
--- cannot be left in the middle.
+-- Events are handled between parts of the trial.
 local function try_rules(chain, e, names, report)
-  local count, first, last = #chain.rules, nil, nil
-  for number, rule in ipairs(chain.rules) do
-    if rule.fn then first, last = first or number, number end
+  local trial, number = dry.trial(), 1
+  while number <= #chain.rules do
+    local ok, message = trial:run(function() number = explain_some(chain, e, names, false, report, number) end)
+    if not ok then error(message, 0) end
+    slice.pause()
   end
-  local ended = explain_rules(chain, e, names, false, report, 1, (first or count + 1) - 1)
-  if not first then return end
-  local ok, message = dry.run(function() ended = explain_rules(chain, e, names, false, report, first, last, ended) end)
-  if not ok then error(message, 0) end
-  explain_rules(chain, e, names, false, report, last + 1, count, ended)
 end
 
 --- Run a chain's rules on one event.
@@ -179,7 +178,7 @@ function explain.run(chain, event, options)
     },
   }
   local start = api.clock_monotonic_ns()
-  if live then explain_rules(chain, e, names, true, report, 1, #chain.rules) else try_rules(chain, e, names, report) end
+  if live then explain_some(chain, e, names, true, report, 1) else try_rules(chain, e, names, report) end
   report.result = result_of(e, names, chain)
   report.result.took_ns = tonumber(api.clock_monotonic_ns() - start)
   if e.state == ffi.C.FLOW_END then

@@ -54,6 +54,10 @@ function slice.pause()
   if core.spent() then coroutine.yield("pause") end
 end
 
+--- Does this run in a slice whose time is spent? Also where it cannot be left, and should come to its end.
+---@return boolean
+function slice.spent() return core.spent(true) end
+
 --- The file that calls this may be left at any instruction: what it finds in place before a loop or call may be
 --- another behind it, and what it puts in place in several steps is seen half done.
 function slice.may_be_left() core.may_be_left[debug.getinfo(2, "S").source] = true end

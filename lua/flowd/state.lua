@@ -76,7 +76,11 @@ end
 
 -- ---- counters ----------------------------------------------------------------------
 
-local function set_counter(counter, value) counter.value = value end
+local function set_counter(counter, value)
+  local before = counter.value
+  counter.value = value
+  return counter, before
+end
 
 --- Add to the counter.
 ---@param amount? integer default 1
@@ -137,16 +141,24 @@ local function check_value(value)
   error(("state.table: expected a number, a boolean or a text of at most %d octets as value; got %s"):format(TEXT_MAX, show(value)), 3)
 end
 
+-- They return what undoes them, as dry.note wants.
+
 local function set_fields(store, fields)
-  for name, value in pairs(fields) do store[name] = value end
+  local before = {}
+  for name, value in pairs(fields) do before[name], store[name] = store[name], value end
+  return store, before
 end
 
 local function set_key(store, key, value, turn, count)
+  local value_before, turn_before, count_before = store.values[key], store.turn[key], store.count
   store.values[key], store.turn[key], store.count = value, turn, count
+  return store, key, value_before, turn_before, count_before
 end
 
 local function set_place(store, at, key, head, tail)
+  local key_before, head_before, tail_before = store.order[at], store.head, store.tail
   store.order[at], store.head, store.tail = key, head, tail
+  return store, at, key_before, head_before, tail_before
 end
 
 -- Rules are on trial: a key, and the oldest place or the one behind the newest, are to be as they are now.

@@ -1,5 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- "Did you mean": the nearest of the words that would have been right.
+local slice = require("flowd.slice")
+
 local suggest = {}
 
 --- Insertions, deletions, replacements and swaps of neighbours that turn a into b.
@@ -41,6 +43,7 @@ function suggest.nearest(word, candidates)
   local limit = math.max(1, math.floor(math.max(#folded, 3) / 3))
   local best, best_distance
   for _, candidate in ipairs(candidates) do
+    slice.pause()
     local target = fold(candidate)
     local distance = suggest.distance(folded, target)
     -- An abbreviation: "exp" for "experiment".

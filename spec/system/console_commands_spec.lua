@@ -6,6 +6,7 @@ local client = require("flowd.console.client")
 local commands = require("flowd.console.commands")
 local daemon = require("spec.support.daemon")
 local json = require("flowd.json_parser")
+local process = require("spec.support.process")
 local temp = require("spec.support.temp")
 
 local S = client.status
@@ -50,6 +51,50 @@ describe("the console's commands:", function()
       assert.is_truthy(text:find('it("' .. c.name .. " ", 1, true), c.name .. " has no test")
       for name, doc in pairs(c.arguments or {}) do assert.is_true(#doc > 3, c.name .. " " .. name) end
     end
+  end)
+
+  -- What each that changes something is tried with, besides its example.
+  local changing = { rule = 'rule "tests" { match = { dst_port = 5201 }, drop = true }', close = "close(1)" }
+
+  it("those that change something are refused to who may only ask, and logged with who it was", function()
+    local dir = temp.dir()
+    process.must({ "chmod", "0755", dir })
+    start({ dir = dir, rules = 'rule "one" { set = { activity = 7 } },',
+      config = { console = { group = "61001", readonly_group = "61002" } } })
+    d:write(announce(1000))
+    d:wait_for_counter("flowd_flows_open", 1)
+    local function as(gid, code)
+      return process.run({ "setpriv", "--reuid=" .. gid, "--regid=" .. gid, "--clear-groups", daemon.binary(), "--lua-path", "lua",
+        "eval", "--socket", d.console, code })
+    end
+    local everything = [[local t = { loglevel() } for _, r in ipairs(rules()) do t[#t + 1] = r.name .. " " .. r.state end
+      for _, f in ipairs(flows{}) do t[#t + 1] = f.id .. " " .. f.activity end return table.concat(t, ", ")]]
+    local before = ask(everything)
+    assert.equal("debug, one on, 1 7\n", before)
+    for _, c in ipairs(commands.list) do
+      local code = changing[c.name] or c.example
+      if c.changes then
+        local r = as(61002, code)
+        assert.same({ 1, "" }, { r.code, r.stdout }, code)
+        assert.matches(c.name .. ": you may ask, but not change anything (console.readonly_group)", r.stderr, 1, true)
+        assert.equal(0, d:counter("flowd_console_changes_total"), code)
+      end
+    end
+    for _, code in ipairs({ "loglevel()", "reapply{dry=true}" }) do assert.equal(0, as(61002, code).code, code) end
+    assert.equal(before, ask(everything))
+    local logged = 0
+    for _, name in ipairs({ "inject", "rule", "disable", "enable", "loglevel", "reapply", "reload", "close" }) do
+      local code = changing[name] or commands.find(name).example
+      local r = as(61001, code)
+      assert.equal(0, r.code, code .. ": " .. r.stderr)
+      logged = logged + 1
+      d:wait_for_counter("flowd_console_changes_total", logged)
+      d:expect("console: user %(uid 61001, pid %d+%): " .. name)
+    end
+    for _, c in ipairs(commands.list) do
+      if c.changes then logged = logged - 1 end
+    end
+    assert.equal(0, logged, "each command that changes something")
   end)
 
   it("help lists all of them, explains one, and knows what was meant", function()
@@ -135,7 +180,12 @@ describe("the console's commands:", function()
     assert.equal("ended\n", ask('inject "end tcp ::1 1 ::1 2"'))
     assert.equal(0, value("flows{count=true}"))
     fails('inject{src="::1"}', "src_port: expected a port")
-    fails('inject "tcp ::1"', "inject: expected")
+    assert.matches("application +xr 1", ask('inject [[tcp ::1 5 ::1 6 atlas 0 application="xr 1" bytes_sent=7]]'))
+    ask('inject "end tcp ::1 5 ::1 6"')
+    fails('inject "tcp ::1"', "inject: source port is missing: expected")
+    fails('inject "tcp ::1 1 ::1 2 atlas 1 aplication=x"', 'unknown key "aplication" — did you mean "application"')
+    fails('inject{src="::1", src_port=1, dst="::1", dst_port=2, application=("x"):rep(60)}', "application: expected at most")
+    fails("inject(7)", "inject: expected a line")
     fails('inject "tcp ::1 1 ::1 2 nobody 1"', "unknown experiment")
     assert.matches('console: root %(uid 0, pid %d+%): inject start tcp ::1 1 ::1 2 atlas Data Challenge', d:log())
     d:wait_for_counter("flowd_console_changes_total", 4)

@@ -188,7 +188,11 @@ describe("the console", function()
 
   it("keeps no event waiting for 10 ms, whatever is asked for: loops, large results, sorts, many rules", function()
     local rules = {}
-    for i = 1, 1000 do rules[i] = ('rule "r%d" { match = { dst_port = %d }, set = { activity = 7 } },'):format(i, i) end
+    for i = 1, 1000 do
+      -- Functions among them: from the first to the last of these an explanation is a trial.
+      rules[i] = ("rule %q " .. (i % 50 == 1 and "(function(flow) if flow.dst_port == %d then flow.activity = 7 end end),"
+        or "{ match = { dst_port = %d }, set = { activity = 7 } },")):format("r" .. i, i)
+    end
     local d = start({ rules = table.concat(rules, "\n"), config = { log = { level = "info" } } })
     local lines = {}
     for i = 1, 5000 do lines[i] = ("start tcp 2001:db8::1 %d 2001:db8::2 5000 atlas 1\n"):format(i) end

@@ -66,6 +66,50 @@ describe("a trial", function()
     end
   end)
 
+  it("in parts leaves alone what happens between them, and goes on with what it had", function()
+    math.randomseed(11)
+    for round = 1, 200 do
+      local settings = { max = 8, when_full = round % 2 == 0 and "forget" or "error" }
+      local t, twin = state.table("dry parts", settings), state.table("dry parts twin", settings)
+      t:clear()
+      twin:clear()
+      local counter, real = state.counter("dry parts"), 0
+      real = counter:get()
+      local function anything(tables)
+        local what, key, value = math.random(20), math.random(12), math.random(100)
+        for _, one in ipairs(tables) do
+          if what == 1 then
+            one:clear()
+          elseif what < 7 then
+            one:set(key, nil)
+          else
+            local ok, message = pcall(one.set, one, key, value)
+            assert.is_true(ok or message:find("is full", 1, true) ~= nil, message)
+          end
+        end
+      end
+      local trial, mine = dry.trial(), 0
+      for _ = 1, math.random(1, 6) do
+        for _ = 1, math.random(0, 30) do anything({ t, twin }) end
+        counter:add(2)
+        real = real + 2
+        local ok, message = trial:run(function()
+          if mine > 0 then assert.equal(mine, t:get("mine")) end
+          for _ = 1, math.random(0, 30) do anything({ t }) end
+          mine = math.random(100)
+          t:clear()
+          t:set("mine", mine)
+          counter:add(100)
+        end)
+        assert.is_true(ok, message)
+        assert.equal(contents(twin), contents(t))
+        assert.equal(twin:count(), t:count())
+        assert.equal(real, counter:get())
+        assert.is_nil(t:get("mine"))
+      end
+    end
+  end)
+
   it("puts back counters, and what an error left", function()
     local counter, t = state.counter("dry"), state.table("dry one")
     t:clear()

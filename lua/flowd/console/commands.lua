@@ -1,11 +1,12 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- The console's commands. This list is the source of help(), of completion and of flowd-lua-console(7).
 --
--- A command is { name, usage, summary, doc, example, changes, run }: `changes` says that it changes something,
--- which a client with read access may not; run(session, ...) returns values, which are shown. Their files may
--- be left anywhere.
+-- A command is { name, usage, summary, doc, example, changes, asks, run }: `changes` says that it changes something,
+-- which a client with read access may not, unless asks(...) says that with these arguments it does not;
+-- run(session, ...) returns values, which are shown. Their files may be left anywhere.
 jit.off(true, true)
 
+local arguments = require("flowd.console.arguments")
 local format = require("flowd.console.format")
 local suggest = require("flowd.suggest")
 
@@ -20,6 +21,8 @@ local commands = {}
 ---@field doc string paragraphs
 ---@field example string something to type that works as it stands
 ---@field changes boolean? true: it changes something
+---@field asks? fun(...): boolean with these arguments it does not
+---@field anything boolean? true: its arguments are not looked at by functions that cannot be left
 ---@field arguments table<string, string>? named arguments and what each means
 ---@field run fun(session: flowd.console.Session, ...): ...
 
@@ -58,17 +61,19 @@ function commands.of(fn) return made[fn] end
 --- A check for named arguments: unknown ones are errors.
 ---@param command flowd.console.Command|string
 ---@param given any
-function commands.check_arguments(command, given)
+---@param called? string name for messages, if another
+function commands.check_arguments(command, given, called)
   if type(command) == "string" then command = by_name[command] end
+  called = called or command.name
   if type(given) ~= "table" then
-    error(("%s: expected a table, as in %s; got %s"):format(command.name, command.usage, type(given)), 0)
+    error(("%s: expected a table, as in %s; got %s"):format(called, command.usage, type(given)), 0)
   end
   local names = {}
   for name in pairs(command.arguments) do names[#names + 1] = name end
   table.sort(names)
   for key in pairs(given) do
     if not command.arguments[key] then
-      error(("%s: there is no argument %s%s"):format(command.name, tostring(key),
+      error(("%s: there is no argument %s%s"):format(called, tostring(key),
         type(key) == "string" and suggest.hint(key, names) or "; they have names, as in " .. command.usage), 0)
     end
   end
@@ -80,7 +85,11 @@ end
 function commands.bind(session)
   local out = {}
   for _, command in ipairs(commands.list) do
-    local function call(...) return command.run(session, ...) end
+    local function call(...)
+      if not command.anything then arguments.check(command.name, ...) end
+      if command.changes and not (command.asks and command.asks(...)) then session:may_change(command.name) end
+      return command.run(session, ...)
+    end
     made[call] = command
     out[command.name] = call
   end
@@ -157,7 +166,7 @@ add({
 add({
   name = "print", usage = "print(…)", summary = "writes values in a line, as Lua does",
   doc = "Values are separated by tabs. With eval --json the text goes to standard error.",
-  example = 'print("flows:", #flows{})',
+  example = 'print("flows:", #flows{})', anything = true,
   run = function(session, ...)
     local parts = {}
     for i = 1, select("#", ...) do

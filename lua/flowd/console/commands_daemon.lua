@@ -119,7 +119,7 @@ return {
   {
     name = "loglevel", usage = "loglevel([LEVEL])", summary = "the least urgent messages that are logged; or sets it",
     doc = 'LEVEL is "trace", "debug", "info", "warn" or "error". It holds until a reload, which takes that of the configuration.',
-    example = 'loglevel("debug")', changes = true,
+    example = 'loglevel("debug")', changes = true, asks = function(level) return level == nil end,
     run = function(session, level)
       if level == nil then return (place.call("console_loglevel")) end
       if not levels[level] then

@@ -233,7 +233,7 @@ end
 -- A copy of the open flow that an id, a record or a 5-tuple in words names.
 local function find(what, command)
   if type(what) == "table" and type(rawget(what, "id")) == "number" then what = what.id end
-  local key = type(what) == "string" and what:match("%S+%s+%S+%s+%S+%s+%S+") and require("flowd.console.flow_words").key(what)
+  local key = type(what) == "string" and what:match("%S+%s+%S+%s+%S+%s+%S+") and require("flowd.console.flow_words").key(what, command)
   if key then
     return fields.open(key) or error(("%s: no open flow is %s"):format(command, what), 0)
   end
@@ -253,8 +253,12 @@ end
 
 local function inject(session, given)
   local words = require("flowd.console.flow_words")
+  if type(given) ~= "string" and type(given) ~= "table" then
+    error('inject: expected a line as in inject "tcp ::1 2345 ::1 5777 atlas Data_Challenge", or named arguments; got '
+      .. type(given), 0)
+  end
   local event = words.event(given, "inject")
-  words.event_key(event)
+  words.event_key(event, "inject")
   session:change("inject " .. words.describe(event))
   local flow, became = words.inject(event)
   return flow and shown(fields.record(flow)) or became

@@ -82,7 +82,7 @@ local function explain_flow(_, what)
   local text = what
   if type(what) == "table" then
     local words = require("flowd.console.flow_words")
-    text = words.describe(words.event(what, "inject"))
+    text = words.describe(words.event(what, "explain"))
   elseif type(what) ~= "string" then
     error('explain: expected a flow in words, as in explain "tcp ::1 2345 ::1 5777 atlas Data_Challenge"; got ' .. type(what), 0)
   end
@@ -132,6 +132,7 @@ local function reapply(session, options)
   for key, value in pairs(options) do
     if key ~= "dry" or type(value) ~= "boolean" then error(("reapply: unknown option %s: expected {dry=true}"):format(tostring(key)), 0) end
   end
+  if not options.dry then session:change("reapply") end
   local ok, message = place.call("reapply_start", { dry = options.dry or false })
   if not ok then error(message, 0) end
   local counts = place.call("reapply_status")
@@ -197,7 +198,8 @@ Nothing is counted, stored or sent.]],
     doc = [[Each open flow is decided anew from what it was announced with. Another tag changes the mark in place; backends that are
 new in its route get a start, others an end; a flow that is dropped or has no experiment now ends. With dry=true it only
 counts what would change.]],
-    example = "reapply{dry=true}", changes = true, run = reapply,
+    example = "reapply()", changes = true, run = reapply,
+    asks = function(options) return type(options) == "table" and options.dry == true end,
   },
   {
     name = "trace", usage = "trace{…}", summary = "live events, rule by rule, until Ctrl-C or a count",

@@ -10,6 +10,8 @@ local place = require("flowd.console.place")
 local complete = {}
 
 local CANDIDATES_MAX = 200
+-- All this is done in one go: what is looked at is limited.
+local LINE_MAX, WORDS_MAX, FIELDS_MAX = 1000, 200, 10000
 
 local keywords = { "and", "break", "do", "else", "elseif", "end", "false", "for", "function", "if", "in", "local", "nil",
   "not", "or", "repeat", "return", "then", "true", "until", "while" }
@@ -42,12 +44,17 @@ local function resolve(env, path)
   return value
 end
 
-local function fields(value)
+local function fields(value, word)
   local names = {}
   if type(value) == "string" then value = string end
   if type(value) ~= "table" then return names end
+  local looked_at = 0
   for key in next, value do
-    if type(key) == "string" and key:find("^[%a_][%w_]*$") then names[#names + 1] = key end
+    looked_at = looked_at + 1
+    if looked_at > FIELDS_MAX then break end
+    if type(key) == "string" and #names <= CANDIDATES_MAX and key:sub(1, #word) == word and key:find("^[%a_][%w_]*$") then
+      names[#names + 1] = key
+    end
   end
   return names
 end
@@ -60,7 +67,7 @@ local function open_call(line)
     if c == ")" or c == "}" then depth = depth + 1 end
     if c == "(" or c == "{" then
       if depth == 0 then
-        local name = line:sub(1, position - 1):match("([%a_][%w_]*)%s*%(?%s*$")
+        local name = line:sub(math.max(position - WORDS_MAX, 1), position - 1):match("([%a_][%w_]*)%s*%(?%s*$")
         return name, line:sub(position + 1)
       end
       depth = depth - 1
@@ -78,7 +85,7 @@ end
 
 -- A text that begins with a quote: what it may be depends on where it stands.
 local function strings(call, inside)
-  local argument = inside:match("([%a_][%w_]*)%s*=%s*{?[^{}=]*$")
+  local argument = inside:sub(-WORDS_MAX):match("([%a_][%w_]*)%s*=%s*{?[^{}=]*$")
   local names
   if argument == "experiment" or argument == "activity" then
     names = registry_names()
@@ -108,15 +115,17 @@ end
 ---@return string word the part that the candidates replace
 ---@return string[] candidates
 function complete.complete(session, line)
+  line = line:sub(-LINE_MAX)
   local call, inside = open_call(line)
   local text = line:match("[\"']([^\"']*)$")
   local _, quotes = line:gsub("[\"']", "")
   if text and quotes % 2 == 1 then
     return text, starting(strings(call, inside and inside:match("^(.*)[\"']") or ""), text, {})
   end
-  local path, word = line:match("([%a_][%w_.]*)[.:]([%w_]*)$")
-  if path then return word, starting(fields(resolve(session.env, path)), word, {}) end
-  word = line:match("[%a_][%w_]*$") or ""
+  local words = line:sub(-WORDS_MAX)
+  local path, word = words:match("([%a_][%w_.]*)[.:]([%w_]*)$")
+  if path then return word, starting(fields(resolve(session.env, path), word), word, {}) end
+  word = words:match("[%a_][%w_]*$") or ""
   local names = {}
   local command = call and commands.find(call)
   if command and command.arguments then

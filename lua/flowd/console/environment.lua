@@ -2,29 +2,53 @@
 --- What is there at the prompt: the policy's globals, the console's commands, and what the session assigned.
 jit.off(true, true)
 
+local arguments = require("flowd.console.arguments")
+local callbacks = require("flowd.console.callbacks")
 local sandbox = require("flowd.sandbox")
 local slice = require("flowd.slice")
 local suggest = require("flowd.suggest")
 
+slice.may_be_left()
+
 local environment = {}
 
--- Functions that call back: in a form that can be left in the middle. The methods of strings too.
-rawset(string, "gsub", slice.library.string.gsub)
+local NAMES_MAX = 2000 -- of those that were assigned
+
+-- The methods of strings too.
+rawset(string, "gsub", callbacks.string.gsub)
 
 local function copy(library, replaced, name)
   local out = {}
   for key, value in pairs(library) do out[key] = value end
-  for key, value in pairs(replaced) do out[key] = value end
+  for key, value in pairs(replaced or {}) do out[key] = value end
   return sandbox.closed(out, name)
 end
 
--- What a client that may only ask sees of `flowd`.
-local questions = { prefixes = true, address = true, map = true }
+-- What a client that may only ask sees of `flowd`. Maps are none of it: they read files.
+local questions = { prefixes = true, address = true }
 
-local function readonly_flowd(flowd)
+-- What the policy has that cannot be changed.
+local constant = { drop = true, accept = true }
+
+-- The policy's functions: what they are given is looked at first, as they cannot be left in the middle.
+local function checked(library, name, wanted)
   local out = {}
-  for key in pairs(questions) do out[key] = rawget(flowd, key) end
-  return sandbox.closed(out, "flowd")
+  for key, value in next, library do
+    local full = name .. "." .. key
+    if wanted and not wanted[key] then
+      value = nil
+    elseif type(value) == "table" then
+      value = checked(value, full)
+    elseif type(value) == "function" then
+      local fn = value
+      value = function(...)
+        arguments.check(full, ...)
+        return fn(...)
+      end
+    end
+    out[key] = value
+  end
+  return sandbox.closed(out, name)
 end
 
 --- Every name that can be used.
@@ -32,8 +56,11 @@ end
 ---@return string[] sorted
 function environment.names(env)
   local seen, names = {}, {}
-  for _, layer in ipairs(getmetatable(env).__layers) do
+  for _, layer in ipairs(debug.getmetatable(env).__layers) do
+    local looked_at = 0
     for name in next, layer do
+      looked_at = looked_at + 1
+      if looked_at > NAMES_MAX then break end
       if type(name) == "string" and not seen[name] then
         seen[name] = true
         names[#names + 1] = name
@@ -52,13 +79,17 @@ end
 function environment.new(policy_env, commands, readonly)
   local own, variables = {}, {}
   for name, value in pairs(commands) do own[name] = value end
-  own.string = copy(rawget(policy_env, "string"), slice.library.string, "string")
-  own.table = copy(rawget(policy_env, "table"), slice.library.table, "table")
-  local flowd = rawget(policy_env, "flowd")
+  own.string = copy(rawget(policy_env, "string"), callbacks.string, "string")
+  own.table = copy(rawget(policy_env, "table"), callbacks.table, "table")
+  own.tostring, own.xpcall, own.setmetatable = callbacks.tostring, callbacks.xpcall, arguments.setmetatable
+  own.flowd = checked(rawget(policy_env, "flowd"), "flowd", readonly and questions or nil)
   if readonly then
-    own.flowd = flowd and readonly_flowd(flowd)
     -- What a file of the site returns is shared with its rules.
     own.require = function() error("require: you may ask, but not change anything", 2) end
+    -- Entries of the policy's own libraries can be assigned to.
+    for name, value in next, policy_env do
+      if type(value) == "table" and not own[name] and not constant[name] then own[name] = copy(value, nil, name) end
+    end
   end
   local env = {}
   local meta = { __layers = { variables, own, policy_env }, __newindex = variables }

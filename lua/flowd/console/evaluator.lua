@@ -19,6 +19,7 @@ local evaluator = {}
 
 local FLUSH_OCTETS = 32768 -- of output, before the client must have taken it
 local RESULTS_KEPT = 8192 -- octets of what is said about an error
+local ERROR_WIDTH = 2000 -- of one that is a table
 
 ---@class flowd.console.Session
 ---@field client integer
@@ -64,18 +65,22 @@ function Session:wait(seconds) coroutine.yield("wait", seconds) end
 function Session:defer(fn) self.deferred[#self.deferred + 1] = fn end
 
 function Session:ended()
-  self.running = nil
+  self.running, self.failed = nil, nil
   local deferred = self.deferred
   self.deferred = {}
   for _, fn in ipairs(deferred) do fn() end
 end
 
---- Before anything changes: may this client, and who was it.
+--- An error for those who may only ask.
+---@param command string
+function Session:may_change(command)
+  if self.readonly then error(command .. ": you may ask, but not change anything (console.readonly_group)", 0) end
+end
+
+--- Before anything changes: who it was.
 ---@param what string for the log
 function Session:change(what)
-  if self.readonly then
-    error(("%s: you may ask, but not change anything (console.readonly_group)"):format(what:match("^[%w_]+") or what), 3)
-  end
+  self:may_change(what:match("^[%w_]+") or what)
   place.call("console_log", self.client, what)
 end
 
@@ -141,12 +146,8 @@ local function trimmed(trace)
 end
 
 local function error_text(message, trace)
-  if type(message) == "table" then
-    local ok, text = pcall(format.line, message, 2000)
-    message = ok and text or "(an error that is no text)"
-  end
-  -- Where in the framework something was refused is of no interest.
-  local text = tostring(message):gsub("^%S*lua/flowd/[%w_/.]+:%d+: ", "")
+  -- This is done in one go, however long the message is. Where in the framework something was refused is of no interest.
+  local text = tostring(message):sub(1, RESULTS_KEPT):gsub("^%S*lua/flowd/[%w_/.]+:%d+: ", "")
   if text:find("\nstack traceback:", 1, true) then trace = "" end
   return format.clean(text .. trimmed(trace)):sub(1, RESULTS_KEPT)
 end
@@ -168,7 +169,15 @@ function evaluator.step(client, budget_ns)
     if detail == "wait" or detail == "output" or detail == "host" or detail == "pause" then return detail, text, said, more end
     return "more", text, said
   end
+  local failed = self.failed
+  if what == "error" and type(detail) == "table" and not failed then
+    -- How it shows itself may be the client's code, too.
+    self.failed = more
+    self.running = slice.among(format.line, detail, ERROR_WIDTH)
+    return "more", text, said
+  end
   self:ended()
+  if failed then return "error", text, said, error_text(what == "done" and detail or "(an error that is no text)", failed) end
   if what == "error" then return "error", text, said, error_text(detail, more) end
   return "done", text, said
 end

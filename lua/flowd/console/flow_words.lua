@@ -2,9 +2,11 @@
 --- Events from what is typed, and in words.
 jit.off(true, true)
 
+local bit = require("bit")
 local ffi = require("ffi")
 local api = require("flowd.api")
 local fields = require("flowd.console.flow_fields")
+local flow_text = require("flowd.flow_text")
 local place = require("flowd.console.place")
 
 local words = {}
@@ -18,37 +20,56 @@ local function address_text(address) return ffi.string(text, api.address_format(
 
 --- A 5-tuple in words as a key; nil: it is none.
 ---@param line string "tcp ::1 2345 ::1 5777"
+---@param command string for messages
 ---@return ffi.cdata*|nil struct flow_key
-function words.key(line)
+function words.key(line, command)
   local protocol, src, src_port, dst, dst_port = line:match("^%s*(%S+)%s+(%S+)%s+(%d+)%s+(%S+)%s+(%d+)%s*$")
   if not protocol then return nil end
   return words.event_key({ protocol = protocol, src = src, src_port = tonumber(src_port), dst = dst,
-    dst_port = tonumber(dst_port) })
+    dst_port = tonumber(dst_port) }, command)
 end
 
 --- The key of an event.
 ---@param event table
+---@param command string for messages
 ---@return ffi.cdata* struct flow_key
-function words.event_key(event)
+function words.event_key(event, command)
   local key = ffi.new("struct flow_key")
-  key.protocol = protocols[event.protocol] or error(('protocol: expected "tcp" or "udp"; got %s'):format(tostring(event.protocol)), 0)
+  key.protocol = protocols[event.protocol]
+    or error(('%s: protocol: expected "tcp" or "udp"; got %s'):format(command, tostring(event.protocol)), 0)
   for _, side in ipairs({ "src", "dst" }) do
     local address = tostring(event[side])
     local family = api.address_parse(address, #address, key[side])
-    if family < 0 then error(("%s: expected an address; got %s"):format(side, address), 0) end
+    if family < 0 then error(("%s: %s: expected an address; got %s"):format(command, side, address), 0) end
     key.family = family
     local port = event[side .. "_port"]
     if type(port) ~= "number" or port < 1 or port > 65535 then
-      error(("%s_port: expected a port from 1 to 65535; got %s"):format(side, tostring(port)), 0)
+      error(("%s: %s_port: expected a port from 1 to 65535; got %s"):format(command, side, tostring(port)), 0)
     end
     key[side .. "_port"] = port
   end
   return key
 end
 
-local function name(word)
-  if not word then return nil end
-  return tonumber(word) or (word:gsub("_", " "))
+local state_names = { [ffi.C.FLOW_START] = "start", [ffi.C.FLOW_ONGOING] = "ongoing", [ffi.C.FLOW_END] = "end" }
+local read = ffi.new("struct flow_event[1]")
+
+-- A line: the words are those of explain.
+local function event_of_line(line, command)
+  local registry, e = place.registry(), read[0]
+  local ok, failure = flow_text.read(line, e, { registry = registry })
+  if not ok then error(("%s: %s"):format(command, flow_text.show(line, failure)), 0) end
+  if e.start_us ~= e.time_us then error(command .. ": start_time cannot be given here: it is that of the start", 0) end
+  local has_bytes = bit.band(e.flags, ffi.C.EVENT_HAS_BYTES) ~= 0
+  return {
+    state = state_names[e.state], protocol = protocol_names[e.key.protocol],
+    src = address_text(e.key.src), src_port = e.key.src_port, dst = address_text(e.key.dst), dst_port = e.key.dst_port,
+    experiment = e.experiment ~= 0 and (registry:experiment_name(e.experiment) or e.experiment) or nil,
+    activity = e.activity ~= 0 and (registry:activity_name(e.experiment, e.activity) or e.activity) or nil,
+    application = e.application[0] ~= 0 and ffi.string(e.application) or nil,
+    time = tonumber(e.time_us) / 1e6,
+    bytes_sent = has_bytes and tonumber(e.bytes_sent) or nil, bytes_received = has_bytes and tonumber(e.bytes_received) or nil,
+  }
 end
 
 --- An event from a line as the pipe takes it, or from named arguments.
@@ -56,22 +77,18 @@ end
 ---@param command string for messages
 ---@return table event as ctx:emit takes it
 function words.event(given, command)
-  if type(given) == "string" then
-    local list = {}
-    for word in given:gmatch("%S+") do list[#list + 1] = word end
-    if not states[list[1]] then table.insert(list, 1, "start") end
-    if #list < 6 then
-      error(('%s: expected "[start|end] tcp|udp SOURCE PORT DESTINATION PORT [EXPERIMENT ACTIVITY]"; got %q'):format(command, given), 0)
-    end
-    return {
-      state = list[1], protocol = list[2], src = list[3], src_port = tonumber(list[4]), dst = list[5], dst_port = tonumber(list[6]),
-      experiment = name(list[7]), activity = name(list[8]),
-    }
-  end
-  require("flowd.console.commands").check_arguments(command, given)
+  if type(given) == "string" then return event_of_line(given, command) end
+  require("flowd.console.commands").check_arguments("inject", given, command)
   local event = {}
   for key, value in pairs(given) do event[key] = value end
   event.state, event.protocol = event.state or "start", event.protocol or "tcp"
+  if not states[event.state] then
+    error(('%s: state: expected "start", "ongoing" or "end"; got %s'):format(command, tostring(event.state)), 0)
+  end
+  if type(event.application) == "string" and #event.application >= ffi.C.FLOW_APPLICATION_SIZE then
+    error(("%s: application: expected at most %d octets; got %d"):format(command, ffi.C.FLOW_APPLICATION_SIZE - 1,
+      #event.application), 0)
+  end
   event.src, event.dst = event.src and tostring(event.src), event.dst and tostring(event.dst)
   return event
 end
@@ -86,7 +103,7 @@ function words.inject(event)
   local dropped, unmapped = counter("flowd_events_dropped_total"), counter("flowd_events_unmapped_total")
   local ok, message = place.call("console_inject", event)
   if not ok then error("inject: " .. message:gsub("^event%.", ""), 0) end
-  local flow = fields.open(words.event_key(event))
+  local flow = fields.open(words.event_key(event, "inject"))
   if flow then return flow end
   if event.state == "end" then return nil, "ended" end
   if counter("flowd_events_dropped_total") > dropped then return nil, "dropped by a rule: explain(…) tells which" end

@@ -16,7 +16,7 @@ local DEPTH_MAX = 8
 local ENTRIES_MAX = 200 -- of one table, for people
 local KEYS_MAX = 10000 -- out of which these are the first
 
-local metatable_of = debug.getmetatable
+local metatable_of, text_of = debug.getmetatable, require("flowd.console.callbacks").tostring
 
 ---@class flowd.console.View how the console's own objects show themselves
 ---@field text? fun(object: table, write: fun(text: string), width: integer, view: flowd.console.View) for people
@@ -49,7 +49,15 @@ local view_of = format.view_of
 
 local escapes = { ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t", ['"'] = '\\"', ["\\"] = "\\\\" }
 
-local function quote(text)
+local TEXT_SHOWN = 2000 -- octets of a text inside of something
+
+local quote
+function quote(text)
+  if #text > TEXT_SHOWN then
+    -- Not in the middle of a character.
+    local head = text:sub(1, TEXT_SHOWN):gsub("[\192-\255][\128-\191]*$", "")
+    return ("%s… and %d octets more"):format(quote(head), #text - #head)
+  end
   return '"' .. text:gsub('[%c"\\\127]', function(c) return escapes[c] or ("\\%03d"):format(c:byte()) end) .. '"'
 end
 format.quote = quote
@@ -70,14 +78,10 @@ end
 
 local function custom_text(value)
   if view_of(value) then return nil end
-  local meta = getmetatable(value)
-  -- __metatable = false hides it: then tostring() alone tells.
-  if type(meta) == "table" and rawget(meta, "__tostring") then return tostring(value) end
-  if meta ~= nil and type(meta) ~= "table" then
-    local text = tostring(value)
-    if not text:find("^table: 0x") then return text end
-  end
-  return nil
+  local meta = metatable_of(value)
+  if not meta or not rawget(meta, "__tostring") then return nil end
+  local text = text_of(value)
+  return type(text) == "string" and text or "(a table whose __tostring gives no text)"
 end
 
 local function scalar(value)
@@ -177,7 +181,7 @@ end
 --- One value in one line, cut to `width` characters.
 function format.line(value, width)
   local text = type(value) == "string" and value or render(value, math.huge, "", 1, {})
-  text = text:gsub("%s*\n%s*", " ")
+  text = text:gsub("\n", " ")
   if #text > width then text = text:sub(1, math.max(width - 1, 1)) .. "…" end
   return text
 end
@@ -185,6 +189,27 @@ end
 -- ---- JSON --------------------------------------------------------------------------
 
 local encode
+
+local PIECE = 4096 -- octets of a text that are written in one go
+
+local function encode_string(text, write)
+  if #text <= PIECE then return write(format.json_string(text)) end
+  write('"')
+  local from = 1
+  while from <= #text do
+    local last = math.min(from + PIECE - 1, #text)
+    -- Not in the middle of a character.
+    for back = 0, 3 do
+      if not text:find("^[\128-\191]", last - back + 1) then
+        last = last - back
+        break
+      end
+    end
+    write(format.json_string(text:sub(from, last)):sub(2, -2))
+    from = last + 1
+  end
+  write('"')
+end
 
 local function encode_list(value, write, above)
   write("[")
@@ -200,7 +225,9 @@ local function encode_object(value, write, above, keys)
   for _, key in ipairs(keys or (sorted_keys(value, math.huge))) do
     local item = value[key]
     if item ~= nil then
-      write((first and "{" or ",") .. format.json_string(tostring(key)) .. ":")
+      write(first and "{" or ",")
+      encode_string(tostring(key), write)
+      write(":")
       encode(item, write, above)
       first = false
     end
@@ -221,10 +248,7 @@ function encode(value, write, above)
   local kind = type(value)
   if kind == "table" then
     local text = not view and custom_text(value)
-    if text then
-      write(format.json_string(text))
-      return
-    end
+    if text then return encode_string(text, write) end
     if above[value] then error("a table that contains itself cannot be written as JSON", 0) end
     above[value] = true
     if #value > 0 or (view and view.rows) then
@@ -240,7 +264,7 @@ function encode(value, write, above)
   elseif kind == "boolean" or is_integer64(value) then
     write(scalar(value))
   else
-    write(format.json_string(kind == "string" and value or tostring(value)))
+    encode_string(kind == "string" and value or tostring(value), write)
   end
 end
 

@@ -3,6 +3,7 @@
 jit.off(true, true)
 
 local api = require("flowd.api")
+local arguments = require("flowd.console.arguments")
 local changes = require("flowd.console.changes")
 local ffi = require("ffi")
 local definition = require("flowd.rules.definition")
@@ -196,6 +197,7 @@ function typed.rule(session, name, placement)
   local line = line_of_caller()
   local give = definition.maker(function() end, {})(name)
   return function(body)
+    arguments.check("rule", body)
     session:change(("rule %q: %s"):format(tostring(name), session.code:gsub("%s+", " "):sub(1, 300)))
     local rule = give(body)
     rule.file, rule.line = "console", line

@@ -31,7 +31,11 @@ function Builder:finish()
   return 0, { tags = self.tags, count = #self.tags, at = 0 }
 end
 
-local function put_back(turn, at) turn.at = at end
+local function put_back(turn, at)
+  local before = turn.at
+  turn.at = at
+  return turn, before
+end
 
 function round_robin.find(_, _, self)
   local turn = held[self]
