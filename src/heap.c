@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "heap.h"
-#include "heap_class.h"
+#include "heap_inside.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -19,19 +18,6 @@ enum {
 	RULES, /* a script, while there is an owner */
 };
 
-/* In front of each block; Lua wants multiples of 8. */
-struct head {
-	uint32_t owner;
-	uint32_t spare;
-};
-
-/* In front of a mapping. Its size follows from the block's. */
-struct mapping {
-	struct mapping *next, *previous;
-	size_t size;
-	struct head head;
-};
-
 struct free_block {
 	struct free_block *next;
 };
@@ -39,25 +25,6 @@ struct free_block {
 struct segment {
 	struct segment *next;
 	uint64_t spare;
-};
-
-struct heap {
-	uint64_t used, limit, owner_limit, reserve, mapped, refusals;
-	uint64_t left; /* `used` when a script was left */
-	const uint32_t *owner;
-	bool *refused;
-	uint32_t acting;
-	uint32_t script; /* FRAMEWORK, SCRIPT, RULES */
-	bool stopping;
-	bool abandoned;
-	const volatile int32_t *machine;
-	void (*stop)(void *data, bool at_once);
-	void *stop_data;
-	char *fresh, *fresh_end;
-	struct segment *segments;
-	struct mapping mappings; /* a ring */
-	struct free_block *free[HEAP_CLASSES];
-	uint64_t owners[HEAP_OWNERS_MAX];
 };
 
 static volatile uint64_t used_by_all;
@@ -198,13 +165,6 @@ static struct head *resize(struct heap *h, struct head *head, size_t old_size, s
 	return moved;
 }
 
-static uint32_t owner_now(const struct heap *h)
-{
-	uint32_t owner = h->acting ? h->acting : h->owner ? *h->owner : 0;
-
-	return owner < HEAP_OWNERS_MAX ? owner : 0;
-}
-
 /* What `used` may come to. */
 static uint64_t most_of(const struct heap *h, uint32_t owner)
 {
@@ -216,7 +176,7 @@ static uint64_t most_of(const struct heap *h, uint32_t owner)
 /* Would more octets be too many, of limits so many times as high? */
 static bool exceeds(const struct heap *h, uint64_t more, unsigned int times)
 {
-	uint32_t owner = owner_now(h);
+	uint32_t owner = heap_owner_now(h);
 
 	return h->used + more > times * most_of(h, owner) ||
 	       (owner != 0 && h->owner_limit != 0 && h->owners[owner] + more > times * h->owner_limit);
@@ -237,11 +197,18 @@ static bool refuse(struct heap *h, uint64_t more)
 	return false;
 }
 
+static void own(struct heap *h, uint32_t owner, uint64_t more, uint64_t less)
+{
+	h->owners[owner] += more - less;
+	if (owner >= HEAP_OWNER_CONSOLE)
+		h->console_used += more - less;
+}
+
 static void count(struct heap *h, uint32_t owner, uint64_t more, uint64_t less)
 {
 	h->used += more - less;
 	used_by_all += more - less;
-	h->owners[owner] += more;
+	own(h, owner, more, 0);
 }
 
 void *heap_allocate(void *heap, void *block, size_t old_size, size_t new_size)
@@ -255,12 +222,14 @@ void *heap_allocate(void *heap, void *block, size_t old_size, size_t new_size)
 	if (new_size == 0) {
 		if (!head || h->abandoned)
 			return NULL;
-		h->owners[owner] -= old_size;
+		own(h, owner, 0, old_size);
 		count(h, owner, 0, old_size);
+		h->blocks--;
 		give(h, head, old_size + sizeof(*head));
 		return NULL;
 	}
-	if (new_size > old_size && refuse(h, new_size - old_size))
+	if (new_size > old_size &&
+	    (heap_console_refuses(h, block, old_size, new_size) || refuse(h, new_size - old_size)))
 		return NULL;
 	if (head)
 		head = resize(h, head, old_size + sizeof(*head), new_size + sizeof(*head));
@@ -270,10 +239,12 @@ void *heap_allocate(void *heap, void *block, size_t old_size, size_t new_size)
 		h->refusals++;
 		return NULL;
 	}
-	h->owners[owner] -= old_size;
+	own(h, owner, 0, old_size);
+	if (!block)
+		h->blocks++;
 	/* Whoever makes it grow has it. */
 	if (new_size > old_size || !block)
-		owner = owner_now(h);
+		owner = heap_owner_now(h);
 	head->owner = owner;
 	count(h, owner, new_size, old_size);
 	return head + 1;
@@ -354,7 +325,7 @@ uint32_t heap_act_as(struct heap *h, uint32_t owner)
 
 int32_t heap_charge(struct heap *h, uint64_t octets)
 {
-	uint32_t owner = owner_now(h);
+	uint32_t owner = heap_owner_now(h);
 
 	if (refuse(h, octets))
 		return -1;
@@ -364,8 +335,13 @@ int32_t heap_charge(struct heap *h, uint64_t octets)
 
 void heap_discharge(struct heap *h, int32_t owner, uint64_t octets)
 {
-	h->owners[owner] -= octets;
+	own(h, (uint32_t)owner, 0, octets);
 	count(h, (uint32_t)owner, 0, octets);
+}
+
+uint64_t heap_blocks(const struct heap *h)
+{
+	return h->blocks;
 }
 
 uint32_t heap_enter_script(struct heap *h)

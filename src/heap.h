@@ -34,6 +34,12 @@ enum {
 	/* ... timers of a policy, plugins and backends the numbers behind these. */
 	HEAP_OWNER_TIMERS = 8192,
 	HEAP_OWNER_MODULES = 12288,
+	/* Clients of the console; they are in a policy, where no plugins and backends are. */
+	HEAP_OWNER_CONSOLE = HEAP_OWNER_MODULES,
+	/* Their part of the limit, all of them together: one in so many. */
+	HEAP_CONSOLE_PART = 8,
+	/* Octets of what grows while they run. */
+	HEAP_CONSOLE_BLOCK_MAX = (2 << 20) + 4096,
 };
 
 struct heap;
@@ -102,6 +108,23 @@ enum {
  */
 void heap_set_machine(struct heap *h, const volatile int32_t *running, void (*stop)(void *data, bool at_once),
 		      void *data);
+
+/*
+ * Between these two code of a client of the console runs: what it takes is the owner's, and refused beyond
+ * the clients' part. Events wait while a table or text grows, so none may become so large that it takes long:
+ * tables are refused more than 65,536 entries, lists more than 262,144, texts more than 2 MiB, and LuaJIT's
+ * table of all texts more than 131,072 while clients hold much. In machine code and in the collector nothing
+ * is refused (see above).
+ */
+FFI_EXPORT void heap_enter_console(struct heap *h, uint32_t owner);
+FFI_EXPORT void heap_leave_console(struct heap *h);
+
+/* Octets that clients of the console hold, and may hold. */
+FFI_EXPORT uint64_t heap_console_used(const struct heap *h);
+FFI_EXPORT uint64_t heap_console_limit(const struct heap *h);
+
+/* Blocks that are in use. */
+FFI_EXPORT uint64_t heap_blocks(const struct heap *h);
 
 /* Octets in use in all heaps of the process. May be asked by a signal handler. */
 uint64_t heap_used_by_all(void);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "clock.h"
+#include "slice_timer.h"
 
 /* Sources of the framework's functions begin so; those of the site never do: they are paths of files. */
 #define FRAMEWORK "@lua/"
@@ -37,7 +38,7 @@ struct step {
 	struct step *outer;
 };
 
-static struct step *current;
+static struct step *volatile current;
 
 /*
  * Others run between two steps, on the same data. What was typed and the site's own functions may find it
@@ -95,6 +96,25 @@ static void on_count(lua_State *L, lua_Debug *ar)
 		   "string.gsub or another C function calls");
 }
 
+/*
+ * In a signal handler: the time is spent, and a few instructions that take long each may be all that there
+ * was since the last look. Changing the count of a hook that is set is what LuaJIT allows there.
+ */
+static void on_time(void)
+{
+	struct step *step = current;
+
+	if (step && lua_gethook(step->co) == on_count)
+		lua_sethook(step->co, on_count, LUA_MASKCOUNT, 1);
+}
+
+static void set_timer(const struct step *step)
+{
+	uint64_t now = clock_monotonic_ns();
+
+	slice_timer_begin(step->deadline_ns > now ? step->deadline_ns - now : 0, on_time);
+}
+
 /* Resume with the hook set, and put back the hook that was there. */
 static int resume(lua_State *L, lua_State *co, int arguments, uint64_t budget_ns, bool anywhere,
 		  bool *interrupted)
@@ -108,9 +128,13 @@ static int resume(lua_State *L, lua_State *co, int arguments, uint64_t budget_ns
 	step.deadline_ns = clock_monotonic_ns() + budget_ns;
 	current = &step;
 	lua_sethook(L, on_count, LUA_MASKCOUNT, count);
+	set_timer(&step);
 	status = lua_resume(co, arguments);
+	slice_timer_end();
 	lua_sethook(L, hook, mask, count_before);
 	current = step.outer;
+	if (current)
+		set_timer(current);
 	*interrupted = step.interrupted;
 	return status;
 }

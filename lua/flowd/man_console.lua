@@ -43,7 +43,10 @@ stays until the client leaves or the configuration is loaded anew; _ is the last
 
 An expression never keeps events waiting: it is interpreted, and left after a millisecond or two, wherever it is, so that events
 are handled; then it goes on. A single call of a C function, such as string.find with a hard pattern, cannot be left; one
-that takes longer than half a second is treated as any script that never returns is.
+that takes longer than half a second is treated as any script that never returns is. What grows in one go may not grow so large that
+events wait: a table has at most 65,536 entries at the prompt, a list 262,144, a text 2 MB. All clients together may
+hold an eighth of memory_limit; when that is not enough, names that were assigned by the one who holds most are let go, and it is told
+so. A command takes texts of at most 4,096 octets and 2,000 values: what is larger belongs into files.
 
 At a terminal an unfinished line goes on on the next one. The Tab key completes commands, their named arguments, names of
 experiments, rules, plugins and backends, and fields of tables. Ctrl-R searches the history. Ctrl-C gives a line up,
@@ -51,8 +54,8 @@ or interrupts what runs and tells where it was. Ctrl-D leaves.
 ~/.editrc can bind other keys, see editrc(5).]])
   page:macro("Sh WHO MAY")
   page:text([[Root, the user that the daemon runs as, and the members of the group that the option console.group names. Members of
-console.readonly_group may ask, but not change anything. The kernel tells the daemon who is at the other end of the socket.
-Each change is logged with the user.]])
+console.readonly_group may ask, but not change anything: of flowd they have prefixes and address only. The kernel tells the daemon
+who is at the other end of the socket. Each change is logged with the user.]])
   page:macro("Sh COMMANDS")
   for _, command in ipairs(commands.list) do write_command(page, command) end
   page:macro("Sh PROTOCOL")

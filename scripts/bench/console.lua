@@ -12,6 +12,7 @@ local bench = require("scripts.bench.bench")
 local client = require("flowd.console.client")
 local console = require("spec.support.console")
 local daemon = require("spec.support.daemon")
+local live_counter = require("spec.support.live_counter")
 local process = require("spec.support.process")
 local temp = require("spec.support.temp")
 
@@ -21,8 +22,15 @@ local RATE = 20000 -- lines a second that run beside it
 
 local dir = temp.dir()
 local probe_pipe = dir .. "/run/probe"
+-- From the first function to the last an explanation is a trial.
+local rules = {}
+for i = 1, 1000 do
+  rules[i] = ("rule %q " .. (i % 100 == 1 and "(function(flow) if flow.dst_port == %d then flow.activity = 7 end end),"
+    or "{ match = { dst_port = %d }, set = { activity = 7 } },")):format("r" .. i, i)
+end
+
 local d = daemon.start({
-  dir = dir, log_level = "info",
+  dir = dir, log_level = "info", rules = table.concat(rules, "\n"),
   config = {
     max_flows = FLOWS + 100000,
     plugins = { pipe = { paths = { dir .. "/run/np" } }, ["pipe.probe"] = { use = "pipe", paths = { probe_pipe } } },
@@ -55,21 +63,8 @@ local traffic = process.start({ bench.tool("feed"), write_lines("traffic", funct
   for i = FLOWS, FLOWS + 5000 do file:write(line("end", i, "alice")) end
 end), d.pipe, RATE })
 
-ffi.cdef("void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset);")
-
--- The counter itself, in the state file that the daemon has mapped.
-local function live_counter(series)
-  local file = assert(io.open(d.runtime_dir .. "/state"))
-  local head = file:read(4 * 1024 * 1024)
-  file:close()
-  local at = assert(head:find(series .. "\0", 1, true), series) - 1 - ffi.offsetof("struct counter", "name")
-  local fd = ffi.C.open(d.runtime_dir .. "/state", 2)
-  local base = ffi.C.mmap(nil, #head, 3, 1, fd, 0)
-  assert(ffi.cast("intptr_t", base) ~= -1, "mmap")
-  return ffi.cast("volatile uint64_t *", ffi.cast("char *", base) + at)
-end
-local counted = live_counter('flowd_lines_total{plugin="pipe.probe"}')
-local longest = live_counter("flowd_console_longest_microseconds")
+local counted = live_counter(d.runtime_dir, 'flowd_lines_total{plugin="pipe.probe"}')
+local longest = live_counter(d.runtime_dir, "flowd_console_longest_microseconds")
 local probe_fd = ffi.C.open(probe_pipe, 1)
 assert(probe_fd >= 0)
 
@@ -144,8 +139,6 @@ for _, code in ipairs({ 'flows{experiment="atlas", count=true}', 'flows{experime
   bench.row("console: " .. code, ("%.0f ms"):format(bench.median(times)), "", nil, "< 300 ms", bench.median(times) < 300)
 end
 
--- Sizes at which no single operation of LuaJIT takes long by itself: a table of 131,072 names, for one, doubles in
--- 12 ms, as does LuaJIT's own of all strings.
 local cases = {
   { name = "queries of all flows", code = 'flows{experiment="atlas", sort="-start", limit=20}' },
   { name = "5,000 flows as JSON", code = "flows{limit=5000}", options = "format=json" },
@@ -156,7 +149,13 @@ local cases = {
     code = "local t = {} for i = 1, 20000 do t[i] = (i * 7919) % 20011 end table.sort(t, function(a, b) return a > b end)" },
   { name = "a text of two megabytes", code = 'return ("x"):rep(2e6)' },
   { name = "a large table", code = "local t = {} for i = 1, 20000 do t[('k%d'):format(i)] = { i } end return t" },
-  { name = "an explanation", code = 'explain "tcp ::1 2345 ::1 5777 atlas Data_Challenge"' },
+  { name = "a table of names as large as may be",
+    code = "local t = {} pcall(function() for i = 1, 1e6 do t[('k%d'):format(i)] = i end end)" },
+  { name = "texts as many as may be", code = "local t = {} for i = 1, 1e6 do t[i] = ('k%d'):format(i) end" },
+  { name = "a list as long as may be", code = "local t = {} for i = 1, 1e7 do t[i] = i end" },
+  { name = "a text as long as may be", code = "local s = 'x' while true do s = s .. s end" },
+  { name = "much work in few instructions", code = "local s = ('x'):rep(1e6) while true do s:find('y', 1, true) end" },
+  { name = "an explanation of a thousand rules", code = 'explain "tcp ::1 2345 ::1 5777 atlas Data_Challenge"' },
   { name = "all counters", code = "stats()" },
   { name = "completion", code = 'flows{experiment="', complete = true },
 }

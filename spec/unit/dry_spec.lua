@@ -73,8 +73,8 @@ describe("a trial", function()
       local t, twin = state.table("dry parts", settings), state.table("dry parts twin", settings)
       t:clear()
       twin:clear()
-      local counter, real = state.counter("dry parts"), 0
-      real = counter:get()
+      local counter = state.counter("dry parts")
+      local real = counter:get()
       local function anything(tables)
         local what, key, value = math.random(20), math.random(12), math.random(100)
         for _, one in ipairs(tables) do

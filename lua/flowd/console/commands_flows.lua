@@ -15,7 +15,7 @@ slice.may_be_left()
 local C = ffi.C
 
 local CHUNK = 8192 -- slots at a time: some hundred microseconds
-local LIMIT, LIMIT_MAX = 50, 100000
+local LIMIT, LIMIT_MAX = 50, 20000
 local PREDICATE_ROWS = 4294967295
 
 -- ---- showing ---------------------------------------------------------------------------

@@ -11,11 +11,17 @@ jit.off(true, true)
 local commands = require("flowd.console.commands")
 local environment = require("flowd.console.environment")
 local format = require("flowd.console.format")
+local memory = require("flowd.console.memory")
 local place = require("flowd.console.place")
 local run = require("flowd.console.run")
 local slice = require("flowd.slice")
 
+local api = require("flowd.api")
+
 local evaluator = {}
+
+local REFUSED = "not enough memory" -- LuaJIT's words
+local FORGOTTEN = "(names that were assigned here are gone: they held too much memory)\n"
 
 local FLUSH_OCTETS = 32768 -- of output, before the client must have taken it
 local RESULTS_KEPT = 8192 -- octets of what is said about an error
@@ -65,7 +71,7 @@ function Session:wait(seconds) coroutine.yield("wait", seconds) end
 function Session:defer(fn) self.deferred[#self.deferred + 1] = fn end
 
 function Session:ended()
-  self.running, self.failed = nil, nil
+  self.running, self.traceback, self.given_up = nil, nil, nil
   local deferred = self.deferred
   self.deferred = {}
   for _, fn in ipairs(deferred) do fn() end
@@ -125,7 +131,11 @@ function evaluator.start(client, code, options)
   local self = session_of(client, options)
   self.width, self.json, self.quiet_nil = options.width or 80, options.json or false, options.interactive or false
   self.code = code
-  local chunk, message, incomplete = compile(code, self.env)
+  local ok, chunk, message, incomplete = memory.call(client, compile, code, self.env)
+  if not ok then
+    memory.refused()
+    return "error", memory.message()
+  end
   if not chunk then return incomplete and options.interactive and "incomplete" or "error", message end
   self.running = slice.among(run, self, chunk)
   jit.off(chunk, true)
@@ -146,10 +156,30 @@ local function trimmed(trace)
 end
 
 local function error_text(message, trace)
+  if message == REFUSED then message, trace = memory.message(), "" end
   -- This is done in one go, however long the message is. Where in the framework something was refused is of no interest.
   local text = tostring(message):sub(1, RESULTS_KEPT):gsub("^%S*lua/flowd/[%w_/.]+:%d+: ", "")
   if text:find("\nstack traceback:", 1, true) then trace = "" end
   return format.clean(text .. trimmed(trace)):sub(1, RESULTS_KEPT)
+end
+
+-- Clients hold all that they may: the one that holds most lets go.
+local function make_room()
+  local most, largest = 0, nil
+  for client, session in pairs(sessions) do
+    local used = memory.used_by(client)
+    if used > most then most, largest = used, session end
+  end
+  if not largest then return end
+  for name in pairs(largest.variables) do largest.variables[name] = nil end
+  largest.notice, largest.given_up = FORGOTTEN, largest.running ~= nil
+  memory.refused()
+end
+
+local function failed(self, text, said, message)
+  self:ended()
+  if message:find(REFUSED, 1, true) == 1 then memory.refused() end
+  return "error", text, said, message
 end
 
 --- Go on for a while.
@@ -162,23 +192,37 @@ end
 function evaluator.step(client, budget_ns)
   local self = sessions[client]
   if not self or not self.running then return "none", "", "" end
-  local what, detail, more = self.running:step(budget_ns)
+  local ends_ns = tonumber(api.clock_monotonic_ns()) + budget_ns
+  local may, collected = memory.collect(ends_ns)
+  if not may then return "more", "", "" end
+  if collected and memory.full() then make_room() end
+  if self.given_up then
+    self.running:cancel()
+    take(self)
+    return failed(self, "", "", memory.message())
+  end
+  local left_ns = math.max(ends_ns - tonumber(api.clock_monotonic_ns()), 0)
+  local ok, what, detail, more = memory.call(client, self.running.step, self.running, left_ns)
+  if not ok then what, detail, more = "error", what, "" end
   local text, said = take(self)
+  if self.notice then text, self.notice = self.notice .. text, nil end
   if what == "more" then
     -- What was yielded by the console's own functions; nothing when the time was spent.
     if detail == "wait" or detail == "output" or detail == "host" or detail == "pause" then return detail, text, said, more end
     return "more", text, said
   end
-  local failed = self.failed
-  if what == "error" and type(detail) == "table" and not failed then
+  local traceback = self.traceback
+  if what == "error" and type(detail) == "table" and not traceback then
     -- How it shows itself may be the client's code, too.
-    self.failed = more
+    self.traceback = more
     self.running = slice.among(format.line, detail, ERROR_WIDTH)
     return "more", text, said
   end
+  if traceback then
+    return failed(self, text, said, error_text(what == "done" and detail or "(an error that is no text)", traceback))
+  end
+  if what == "error" then return failed(self, text, said, error_text(detail, more)) end
   self:ended()
-  if failed then return "error", text, said, error_text(what == "done" and detail or "(an error that is no text)", failed) end
-  if what == "error" then return "error", text, said, error_text(detail, more) end
   return "done", text, said
 end
 

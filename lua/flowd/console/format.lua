@@ -190,7 +190,7 @@ end
 
 local encode
 
-local PIECE = 4096 -- octets of a text that are written in one go
+local PIECE = 256 -- octets of a text that are written in one go
 
 local function encode_string(text, write)
   if #text <= PIECE then return write(format.json_string(text)) end

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* heap_inside.h - what the files of heap.h share. */
+#ifndef HEAP_INSIDE_H
+#define HEAP_INSIDE_H
+
+#include "heap.h"
+#include "heap_class.h"
+
+/* In front of each block; Lua wants multiples of 8. */
+struct head {
+	uint32_t owner;
+	uint32_t spare;
+};
+
+/* In front of a mapping. Its size follows from the block's. */
+struct mapping {
+	struct mapping *next, *previous;
+	size_t size;
+	struct head head;
+};
+
+struct heap {
+	uint64_t used, limit, owner_limit, reserve, mapped, refusals, blocks, console_used;
+	uint64_t left; /* `used` when a script was left */
+	const uint32_t *owner;
+	bool *refused;
+	uint32_t acting;
+	uint32_t script; /* FRAMEWORK, SCRIPT, RULES */
+	bool stopping;
+	bool abandoned;
+	bool console; /* code of a client of the console runs */
+	const volatile int32_t *machine;
+	void (*stop)(void *data, bool at_once);
+	void *stop_data;
+	char *fresh, *fresh_end;
+	struct segment *segments;
+	struct mapping mappings; /* a ring */
+	struct free_block *free[HEAP_CLASSES];
+	uint64_t owners[HEAP_OWNERS_MAX];
+};
+
+static inline uint32_t heap_owner_now(const struct heap *h)
+{
+	uint32_t owner = h->acting ? h->acting : h->owner ? *h->owner : 0;
+
+	return owner < HEAP_OWNERS_MAX ? owner : 0;
+}
+
+/* May a client of the console not have this? */
+bool heap_console_refuses(const struct heap *h, const void *block, size_t old_size, size_t size);
+
+#endif
