@@ -32,10 +32,10 @@ local function split_endpoint(text, default_port)
   if not host then host, port = text:match("^([^:%[%]]+):(%d+)$") end
   if not host and not text:find("[%[%]]") and (resolver.literal(text) or not text:find(":")) then host = text end
   if not host or host == "" then
-    return nil, "expected \"host\", \"host:port\", \"address\" or \"[IPv6 address]:port\""
+    return nil, ('expected "host", "host:port", "address" or "[IPv6 address]:port"; got "%s"'):format(text)
   end
   if bracketed and not (resolver.literal(host) and host:find(":")) then
-    return nil, "expected an IPv6 address between the brackets"
+    return nil, ('expected an IPv6 address between the brackets; got "%s"'):format(host)
   end
   if not resolver.literal(host) and (host:find("[^%w%._%-]") or host:find("^[%d%.]+$")) then
     return nil, ("expected a host name or an address; got \"%s\""):format(host)

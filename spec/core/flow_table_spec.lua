@@ -5,6 +5,7 @@ local api = require("flowd.api")
 local cleanup = require("spec.support.cleanup")
 local flows = require("spec.support.flows")
 local model = require("spec.support.flow_model")
+require("spec.support.process") -- declares clock_gettime
 
 local C = ffi.C
 local band, bor = bit.band, bit.bor
@@ -337,6 +338,54 @@ describe("flow table", function()
     if math.random(10) > 1 then api.flow_table_release(t, b) end -- a step that failed is made up for
     return entropies
   end
+
+  it("takes no longer when it is full than when it is nearly empty", function()
+    local ROOM, FEW = 65536, 1000
+    local _, t = flows.open_table(ROOM)
+    local clock = ffi.new("struct lab_timespec")
+    local CLOCK_THREAD_CPUTIME_ID = 3
+    local function now()
+      ffi.C.clock_gettime(CLOCK_THREAD_CPUTIME_ID, clock)
+      return tonumber(clock.tv_sec) * 1e9 + tonumber(clock.tv_nsec)
+    end
+    local function events(state, first, last)
+      local all = {}
+      for n = first, last do all[#all + 1] = { state, n } end
+      return all
+    end
+    local few = flows.batch(events("ongoing", 1, FEW))
+    -- The best of many: what else runs on the machine only adds. Nanoseconds of looking up, of ending and starting.
+    local function times()
+      local lookup, change = math.huge, math.huge
+      for _ = 1, 40 do
+        for i = 0, FEW - 1 do few.event[i].flags = 0 end
+        local before = now()
+        api.flow_table_resolve(t, few)
+        lookup = math.min(lookup, now() - before)
+        api.flow_table_commit(t, few, ALL)
+        api.flow_table_release(t, few)
+        local taken = 0
+        for _, state in ipairs({ "end", "start" }) do
+          local b = flows.batch(events(state, 1, FEW))
+          before = now()
+          api.flow_table_resolve(t, b)
+          for i = 0, FEW - 1 do b.event[i].experiment, b.event[i].activity = 2, 26 end
+          api.flow_table_commit(t, b, ALL)
+          api.flow_table_release(t, b)
+          taken = taken + now() - before
+        end
+        change = math.min(change, taken)
+      end
+      return lookup, change
+    end
+    run(t, events("start", 1, FEW))
+    local lookup, change = times()
+    for first = FEW + 1, ROOM, 1000 do run(t, events("start", first, math.min(first + 999, ROOM))) end
+    assert.equal(ROOM, api.flow_table_count(t))
+    local full_lookup, full_change = times()
+    assert.is_true(full_lookup < 4 * lookup, ("%g ns, nearly empty %g ns"):format(full_lookup / FEW, lookup / FEW))
+    assert.is_true(full_change < 4 * change, ("%g ns, nearly empty %g ns"):format(full_change / FEW, change / FEW))
+  end)
 
   it("agrees with a model in plain Lua, whatever comes", function()
     math.randomseed(tonumber(os.getenv("SPEC_SEED")) or 3)

@@ -108,6 +108,59 @@ describe("a line in the pipe", function()
     end
   end)
 
+  it("that ends a flow which never started is one firefly, with start-time = end-time", function()
+    local destination = udp.open(b, b.address, 10514)
+    local d = daemon.start({ namespace = a, config = { backends = { firefly = {} } } })
+    d:write(("end tcp %s 45000 %s 5201 atlas Data_Challenge\n"):format(a.address, b.address))
+    local text = destination:receive(5).text
+    assert.equal("end", firefly.member(text, "state"))
+    assert.equal("2", firefly.member(text, "experiment-id"))
+    assert.equal(firefly.member(text, "end-time"), firefly.member(text, "start-time"))
+    d:wait_for_counter("flowd_flows_end_without_start_total", 1)
+    assert.equal(0, d:counter("flowd_flows_open"))
+  end)
+
+  marked_it("that starts an open flow again changes its tag, and keeps its start and the label's entropy", function()
+    local destination = udp.open(b, b.address, 10514)
+    local d = daemon.start({ namespace = a, config = { backends = { firefly = {}, marker = { interfaces = { "eth0" } } } } })
+    local seen, sender = capture.start(b, "eth0"), udp.open(a, a.address, 45000)
+    local ENTROPY = 0xC0103
+    local entropy, started
+    for i, words in ipairs({ "atlas 1", "cms 4" }) do
+      d:write(("start udp %s 45000 %s 5201 %s\n"):format(a.address, b.address, words))
+      local text = destination:receive(5).text
+      started = started or firefly.member(text, "start-time")
+      assert.equal(started, firefly.member(text, "start-time"))
+      seen:clear()
+      sender:send("x", b.address, 5201)
+      local packet = seen:wait_for({ src_port = 45000 }, 5)[1]
+      entropy = entropy or bit.band(packet.flow_label, ENTROPY)
+      assert.equal(entropy, bit.band(packet.flow_label, ENTROPY))
+      assert.same(({ { 2, 1 }, { 3, 4 } })[i], { tag(packet) })
+    end
+    assert.equal(1, d:counter("flowd_flows_open"))
+    d:write(("end udp %s 45000 %s 5201 cms 4\n"):format(a.address, b.address))
+    local text = destination:receive(5).text
+    assert.equal("end", firefly.member(text, "state"))
+    assert.equal(started, firefly.member(text, "start-time"))
+  end)
+
+  it("for which the table has no room is refused, counted and logged; the flows that are open stay", function()
+    local destination = udp.open(b, b.address, 10514)
+    local d = daemon.start({ namespace = a, config = { max_flows = 2, backends = { firefly = {} } } })
+    d:write(flow_lines.lines("start", a.address, b.address, "atlas 1", 0, 3))
+    d:expect("error flow table: full with 2 flows %(max_flows = 2%): starts are refused\n")
+    d:wait_for_counter('flowd_flows_refused_total{reason="table_full"}', 2)
+    assert.equal(2, d:counter("flowd_flows_open"))
+    -- Where one ends there is room for another.
+    d:write(flow_lines.lines("end", a.address, b.address, "atlas 1", 0, 0) ..
+      flow_lines.lines("start", a.address, b.address, "atlas 1", 9, 9))
+    local all = destination:collect(4, 5)
+    assert.same({ "start", "start", "end", "start" }, { firefly.member(all[1].text, "state"), firefly.member(all[2].text, "state"),
+      firefly.member(all[3].text, "state"), firefly.member(all[4].text, "state") })
+    assert.equal(2, d:counter("flowd_flows_open"))
+  end)
+
   it("of IPv4 gives fireflies and no mark", function()
     local destination = udp.open(b, b.address4, 10514)
     local d = daemon.start({ namespace = a, config = { backends = { firefly = {}, marker = { interfaces = { "eth0" } } } } })

@@ -86,6 +86,31 @@ for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) d
       assert.are.equal(before, shown(a))
     end)
 
+    it("leaves a qdisc, a filter and a program of others as they are, which see every packet, before, during and after", function()
+      local a, b = pair()
+      a:tc("qdisc add dev eth0 root handle 7: pfifo limit 50")
+      a:tc("qdisc add dev eth0 clsact")
+      a:tc("filter add dev eth0 egress prio 10 u32 match u32 0 0 classid 1:2")
+      local foreign = bpf.has_tcx() and bpf.counting_program(-1)
+      if foreign then
+        finally(function() foreign:close() end)
+        a:enter(function() foreign:attach("eth0") end)
+      end
+      local before = shown(a)
+      local d = start(a, { interfaces = { "eth0" }, method = method })
+      d:write(line("start", a, b, 5000, 6000, 2, 2, "udp"))
+      d:wait_for_counter("flowd_marker_flows", 1)
+      for there in before:gmatch("[^\n]+") do assert.is_truthy(shown(a):find(there, 1, true), "gone meanwhile: " .. there) end
+      local packets = foreign and foreign:packets() or 0
+      local seen = capture.start(b, "eth0")
+      traffic.udp(a, b, 5000, 6000, 10)()
+      local sent = seen:wait_for({ src_port = 5000, protocol = "udp" }, 10, 10)
+      for _, packet in ipairs(sent) do assert.are.equal(0x10008, bit.band(packet.flow_label, SEMANTIC)) end
+      if foreign then assert.is_true(foreign:packets() >= packets + 10) end
+      assert.are.same({ code = 0 }, d:stop())
+      assert.are.equal(before, shown(a))
+    end)
+
     it("labels UDP", function()
       local a, b = pair()
       local d = start(a, { interfaces = { "eth0" }, method = method })

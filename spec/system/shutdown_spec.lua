@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 local bit = require("bit")
+local pins = require("flowd.pins")
 local bpf = require("spec.support.bpf")
 local capture = require("spec.support.capture")
 local cleanup = require("spec.support.cleanup")
@@ -55,7 +56,7 @@ describe("a daemon that is told to end", function()
     end)
   end
 
-  marked_it("leaves no mark, link, pipe, state or pid file", function()
+  marked_it("leaves no mark, link, pin, pipe, state or pid file", function()
     local function programs(device) return a:enter(bpf.egress_programs, device) end
     local pid_file = temp.dir() .. "/pid"
     local d = daemon.start({ namespace = a, config = { pid_file = pid_file,
@@ -63,6 +64,8 @@ describe("a daemon that is told to end", function()
     assert.equal(1, #programs("eth0"))
     assert.equal(tostring(d.pid), (temp.read(pid_file):gsub("%s", "")))
     assert.is_true(temp.exists(d.pipe))
+    local pinned = pins.directory(d.runtime_dir)
+    assert.is_true(temp.exists(pinned))
     d:write(("start tcp %s 6000 %s 5000 atlas 1\n"):format(a.address, b.address))
     d:wait_for_counter("flowd_flows_open", 1)
     local seen = capture.start(b, "eth0")
@@ -86,7 +89,7 @@ describe("a daemon that is told to end", function()
     assert.same({}, programs("lo"))
     assert.not_matches("clsact", a:tc("qdisc show"))
     assert.is_false(temp.exists(d.pipe))
-    assert.is_false(temp.exists(d.runtime_dir .. "/state"))
+    assert.equal("", process.must({ "ls", "-A", d.runtime_dir }))
     assert.is_false(temp.exists(pid_file))
   end)
 

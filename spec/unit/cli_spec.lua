@@ -47,6 +47,17 @@ describe("flowd-lua", function()
     assert.same(expected, { run("--log-time", "check", "--conf=" .. path, "--") })
   end)
 
+  it("takes Lua modules from the tree rather than from the binary when told so", function()
+    local dir = temp.dir()
+    process.must({ "mkdir", "-p", dir .. "/flowd/commands" })
+    temp.write(dir .. "/flowd/commands/version.lua",
+      'return { summary = "x", run = function() print("from the tree", require("flowd.log") ~= nil) return 0 end }')
+    local expected = { 0, "from the tree\ttrue\n", "" }
+    assert.same(expected, { run("--lua-path", dir, "version") })
+    assert.same(expected, { run("version", "--lua-path=" .. dir) })
+    assert.not_same(expected, { run("version") })
+  end)
+
   it("says its version", function()
     for _, arguments in ipairs({ { "version" }, { "--version" } }) do
       local code, out, err = run(unpack(arguments))

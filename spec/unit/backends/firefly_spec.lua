@@ -354,6 +354,7 @@ describe("firefly backend", function()
         local _, problem = validate({ collectors = { "ok", text } })
         assert.matches("^collectors%[2%]: ", problem, nil, text)
         assert.is_truthy(problem:find(message, 1, true), text .. ": " .. problem)
+        assert.matches("; got ", problem, 1, true)
       end
       assert.matches("collectors%[1%]%.prot", (select(2, validate({ collectors = { { host = "a", prot = 1 } } }))))
       assert.matches("hostname", (select(2, validate({ hostname = "two words" }))))

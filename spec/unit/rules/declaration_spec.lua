@@ -160,6 +160,19 @@ rule "second" { mach = {}, drop = 1 }
     assert.matches("the list is empty: it would never match", problems('rule "r" { match = { protocol = {} }, drop = true }'), 1, true)
   end)
 
+  it("is made of tables, names, numbers and texts where they belong", function()
+    for body, expected in pairs({
+      ["match = 5, drop = true"] = "match: expected a table; got 5",
+      ["set = true"] = "set: expected a table; got true",
+      ["match = { protocol = { is = 'tcp' } }, drop = true"] = "match.protocol: expected a value or a list; got a table with named fields",
+      ["match = { activity = true }, drop = true"] = "match.activity: expected a name or an id from 1 to 63; got true",
+      ["match = { application = 7 }, drop = true"] = "match.application: expected a text; got 7",
+      ["match = { application = 'a*b' }, drop = true"] = 'match.application: "a*b": a * stands at the end only',
+    }) do
+      assert.matches('site.lua:1: rule "r": ' .. expected, problems(('rule "r" { %s }'):format(body)), 1, true)
+    end
+  end)
+
   it("refuses a name of an activity without an experiment", function()
     assert.matches('set.activity: "Data Challenge": the name of an activity needs an experiment',
       problems('rule "r" { set = { activity = "Data Challenge" } }'), 1, true)
