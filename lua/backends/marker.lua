@@ -135,8 +135,9 @@ end
 
 --- Attach where it is not attached: at the start, and later to interfaces that come, or come back.
 ---@return integer how many interfaces are marked now
+---@return string[] problems those that are new: said once, not at every attempt
 function marker:attach_all()
-  local marked = 0
+  local marked, news = 0, {}
   for _, interface in ipairs(self.options.interfaces) do
     local attached = api.marker_attached(self.handle, interface) >= 0
     if not attached then
@@ -145,14 +146,23 @@ function marker:attach_all()
       end
       local problem
       attached, problem = self:attach(interface)
-      -- Said once, not at every attempt.
-      if problem and problem ~= self.problems[interface] then self.ctx:log("warn", "%s; trying again", problem) end
+      if problem and problem ~= self.problems[interface] then news[#news + 1] = problem end
       self.problems[interface] = problem
     end
     if attached then marked = marked + 1 end
     self.gauges[interface].value = attached and 1 or 0
   end
-  return marked
+  return marked, news
+end
+
+function marker:tell(problems)
+  for _, problem in ipairs(problems) do self.ctx:log("warn", "%s; trying again", problem) end
+end
+
+--- The same while it runs: what cannot be had is told.
+function marker:keep_attached()
+  local _, problems = self:attach_all()
+  self:tell(problems)
 end
 
 function marker:start(ctx)
@@ -164,15 +174,17 @@ function marker:start(ctx)
   end
   self:make_counters()
   self:renew()
-  if self:attach_all() == 0 then
+  local marked, problems = self:attach_all()
+  if marked == 0 then
     self:stop()
-    error("none of its interfaces can be marked", 0)
+    error("none of its interfaces can be marked: " .. table.concat(problems, "; "), 0)
   end
+  self:tell(problems)
   self:watch()
   ctx:every(TICK_SECONDS, function()
     self:renew()
     self:count()
-    self:attach_all()
+    self:keep_attached()
   end)
 end
 
@@ -193,7 +205,7 @@ function marker:change(options)
     self.gauges[interface] = self.gauges[interface] or self.ctx:counter("flowd_marker_interface_marked", { interface = interface })
   end
   self.options = options
-  self:attach_all()
+  self:keep_attached()
   for _, interface in ipairs(before.interfaces) do
     if not wanted[interface] then
       if api.marker_detach(self.handle, interface) == 0 then
@@ -224,7 +236,7 @@ function marker:watch()
     return
   end
   self.watched = self.ctx:fd(fd, "r", function()
-    if api.marker_watch_read(fd) then self:attach_all() end
+    if api.marker_watch_read(fd) then self:keep_attached() end
   end)
   self.watch_fd = fd
 end

@@ -26,6 +26,26 @@ describe("make", function()
     end
   end)
 
+  it("compiles again what includes a header that changed, if by another one, and nothing else", function()
+    make("build")
+    local compiled = make("-n", "-o", "build/flags", "-W", "src/udp_queue.h", "bin/flowd-lua")
+    for _, file in ipairs({ "udp_queue", "udp_out", "udp_send" }) do assert.matches("CC      src/" .. file .. ".c", compiled, 1, true) end
+    for _, file in ipairs({ "label", "log", "flow_table" }) do
+      assert.is_nil(compiled:find("CC      src/" .. file .. ".c", 1, true), file)
+    end
+  end)
+
+  it("does not go on where C and LuaJIT would see structs differently", function()
+    make("build")
+    local function compile(...)
+      return process.run({ "cc", "-D_GNU_SOURCE", "-Isrc", "-Ibuild/gen", "-fsyntax-only", "build/gen/flowd_api.c", ... })
+    end
+    assert.same({ 0, "" }, { compile().code, compile().stderr })
+    local refused = compile("-fpack-struct")
+    assert.is_true(refused.code ~= 0)
+    assert.matches('static assertion failed: "[%w_.]+[%w_ .]* differs between C and LuaJIT"', refused.stderr)
+  end)
+
   it("install puts what is needed below DESTDIR and PREFIX, and leaves a configuration that is there", function()
     local dir = temp.dir()
     make("install", "DESTDIR=" .. dir, "PREFIX=/opt/flowd")
