@@ -209,6 +209,28 @@ describe("prefix map", function()
     return list, known
   end
 
+  it("answers as fast with 100,000 prefixes as with 100", function()
+    local function map_of(count)
+      local m = ffi.gc(api.prefix_map_new(), api.prefix_map_free)
+      local list = add_many(m, count)
+      assert.equal(0, api.prefix_map_build(m, nil, nil))
+      return m, list
+    end
+    local few, list = map_of(100)
+    local many = map_of(100000)
+    local function best(m)
+      local least = math.huge
+      for _ = 1, 50 do
+        local before = api.clock_monotonic_ns()
+        for i = 1, 100 do api.prefix_map_find(m, list[i]) end
+        least = math.min(least, tonumber(api.clock_monotonic_ns() - before) / 100)
+      end
+      return least
+    end
+    local among_few, among_many = best(few), best(many)
+    assert.is_true(among_many < 5 * among_few, ("%g ns, among few %g ns"):format(among_many, among_few))
+  end)
+
   it("is right when its prefixes are more than are sorted at a time", function()
     for _, count in ipairs({ 2047, 2048, 2049, 4097, 7001 }) do
       local m = ffi.gc(api.prefix_map_new(), api.prefix_map_free)

@@ -7,6 +7,7 @@ local decoder = require("spec.support.firefly_decoder")
 local flow_lines = require("spec.support.flow_lines")
 local netns = require("spec.support.netns")
 local process = require("spec.support.process")
+local temp = require("spec.support.temp")
 local udp = require("spec.support.udp")
 
 -- Instrumented code is slower; what is promised is promised of the real one.
@@ -88,6 +89,28 @@ describe("a firefly", function()
     local last = decoded(sinks[3]:datagrams()[3]).message["flow-lifecycle"]
     assert.equal(first["start-time"], last["start-time"])
     assert.equal(0, d:stop().code)
+  end)
+
+  it("goes out by one socket for each collector, connected to it, and one for all destinations of a family", function()
+    local sink = udp.open(b, b.address, 5001)
+    local d = start({ collectors = { ("[%s]:5001"):format(b.address), ("[%s]:5002"):format(b.address), b.address4 .. ":5003" } })
+    local lines = {}
+    for i = 1, 50 do
+      lines[#lines + 1] = ("start tcp %s 40001 2001:db8:1::%x 1094 atlas 1\n"):format(a.address, 16 + i)
+      lines[#lines + 1] = ("start tcp %s 40001 192.0.2.%d 1094 atlas 1\n"):format(a.address4, 100 + i)
+    end
+    d:write(table.concat(lines))
+    sink:collect(100, 5)
+    local peers = {}
+    for _, file in ipairs({ "udp", "udp6" }) do
+      for remote in temp.read(("/proc/%d/net/%s"):format(d.pid, file)):gmatch("\n *%d+: %x+:%x+ (%x+:%x+)") do
+        peers[#peers + 1] = ("%s %d"):format(file, tonumber(remote:match("%x+$"), 16))
+      end
+    end
+    table.sort(peers)
+    -- The port of the peer; 0: none.
+    assert.same({ "udp 0", "udp 5003", "udp6 0", "udp6 5001", "udp6 5002" }, peers)
+    assert.same({ code = 0 }, d:stop())
   end)
 
   it("of a large batch shares a system call and a message with others", function()
