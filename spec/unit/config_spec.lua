@@ -194,7 +194,8 @@ return { DIRS,
   it("gives a plugin what is no data", function()
     write("plugins/takes.lua", [[
       local schema = require("flowd.schema")
-      return { name = "takes", doc = "Takes anything.", start = function() end, schema = { on = schema.any{ doc = "What.", default = 1 } } }]])
+      return { name = "takes", doc = "Takes anything.", start = function() end,
+        schema = { on = schema.any{ doc = "What.", default = 1 } } }]])
     assert.same({ "conf.lua:1: plugins.takes.on: a function cannot be handed to a plugin or backend: options are data" },
       refuse("return { DIRS, plugins = { takes = { on = print } } }"))
   end)
