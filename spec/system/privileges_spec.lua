@@ -70,11 +70,28 @@ local function wait_for_image(d, number)
   end)
 end
 
--- setpriv, for a start as an ordinary user with these capabilities.
-local function with_capabilities(list)
+-- A mount namespace of its own, as words before a command: its BPF file system may be looked into by root only, as
+-- systemd mounts it ("0700"), or be used by everybody, as it is by itself ("1777").
+local function bpffs(mode)
+  local holder = process.start({ "unshare", "--mount", "sh", "-c",
+    ("umount /sys/fs/bpf 2>/dev/null; mount -t bpf -o mode=%s bpf /sys/fs/bpf && echo mounted && exec sleep 1000"):format(mode) })
+  holder:expect("mounted", 10)
+  return { "nsenter", ("--mount=/proc/%d/ns/mnt"):format(holder.pid), "--" }
+end
+
+-- Words, and others behind them.
+local function append(words, ...)
+  local list = { unpack(words) }
+  for _, word in ipairs({ ... }) do list[#list + 1] = word end
+  return list
+end
+
+-- setpriv, for a start as an ordinary user with these capabilities, behind other words.
+local function with_capabilities(list, prefix)
   local set = "-all"
   for _, name in ipairs(list) do set = set .. ",+" .. name end
-  return { "setpriv", "--reuid", UID, "--regid", UID, "--clear-groups", "--inh-caps", set, "--ambient-caps", set }
+  return append(prefix or {}, "setpriv", "--reuid", UID, "--regid", UID, "--clear-groups", "--inh-caps", set,
+    "--ambient-caps", set)
 end
 
 -- The same, and the daemon's own directories in it are the user's.
@@ -86,14 +103,6 @@ end
 
 -- A pattern for that very text.
 local function literal(text) return (text:gsub("%p", "%%%0")) end
-
--- A mount namespace whose BPF file system only root can look into, as systemd mounts it.
-local function closed_bpffs()
-  local holder = process.start({ "unshare", "--mount", "sh", "-c",
-    "umount /sys/fs/bpf 2>/dev/null; mount -t bpf -o mode=0700 bpf /sys/fs/bpf && echo mounted && exec sleep 1000" })
-  holder:expect("mounted", 10)
-  return { "nsenter", ("--mount=/proc/%d/ns/mnt"):format(holder.pid), "--" }
-end
 
 describe("the daemon as an ordinary user", function()
   after_each(cleanup.all)
@@ -111,7 +120,7 @@ describe("the daemon as an ordinary user", function()
 
   marked("labels every packet through kill -9, start and SIGUSR2, with pins that only root can reach by path", function()
     local a, b = pair()
-    local prefix = closed_bpffs()
+    local prefix = bpffs("0700")
     local d = start(a, { prefix = prefix })
     d:write(unbroken.line("start", a, b))
     d:wait_for_counter("flowd_marker_flows", 1)
@@ -135,33 +144,32 @@ describe("the daemon as an ordinary user", function()
     d:write(unbroken.line("end", a, b))
     d:wait_for_counter("flowd_marker_removed_total", 1)
     assert.equal(0, d:stop().code)
-    local left = { unpack(prefix) }
-    left[#left + 1], left[#left + 2], left[#left + 3] = "ls", "-A", pins.directory(d.runtime_dir)
-    assert.equal("", process.must(left))
+    assert.equal("", process.must(append(prefix, "ls", "-A", pins.directory(d.runtime_dir))))
   end)
 
   marked("takes over what a killed daemon of root's left", function()
     local a, b = pair()
-    local d = start(a, { config = { user = "", group = "" } })
+    local prefix = bpffs("1777")
+    local d = start(a, { prefix = prefix, config = { user = "", group = "" } })
     d:write(unbroken.line("start", a, b))
     d:wait_for_counter("flowd_marker_flows", 1)
     local stream = unbroken.start(a, b)
     stream:pass(100)
     d:signal("KILL")
     d:wait(10)
-    d = start(a, { dir = d.dir })
+    d = start(a, { prefix = prefix, dir = d.dir })
     d:expect("took over 1 marks", 5)
     assert_ordinary(d)
     stream:pass(100)
     stream:check(ATLAS)
     assert.equal(0, d:stop().code)
     assert.is_false(temp.exists(d.runtime_dir .. "/state"))
-    assert.is_false(temp.exists(pins.directory(d.runtime_dir)))
+    assert.is_nil(process.must(append(prefix, "ls", pins.mount)):find(pins.directory(d.runtime_dir):match("[^/]+$"), 1, true))
   end)
 
   marked("may be started as one, with ambient capabilities", function()
     local a, b = pair()
-    local d = start(a, { dir = own_dir(), prefix = with_capabilities(CAPABILITIES) })
+    local d = start(a, { dir = own_dir(), prefix = with_capabilities(CAPABILITIES, bpffs("1777")) })
     d:write(unbroken.line("start", a, b))
     d:wait_for_counter("flowd_marker_flows", 1)
     local stream = unbroken.start(a, b)
@@ -180,7 +188,7 @@ describe("the daemon as an ordinary user", function()
   local marked_slowly = without_perfmon and marked or function(name) it(name, function() pending("needs Linux 6.12") end) end
   marked_slowly("marks without CAP_PERFMON too, its next image as well, and says what is lost", function()
     local a, b = pair()
-    local d = start(a, { dir = own_dir(), prefix = with_capabilities({ "net_admin", "bpf" }) })
+    local d = start(a, { dir = own_dir(), prefix = with_capabilities({ "net_admin", "bpf" }, bpffs("1777")) })
     d:expect("without CAP_PERFMON the kernel takes only a slower program: [^\n]* costs two to three times as much", 5)
     d:write(unbroken.line("start", a, b))
     d:wait_for_counter("flowd_marker_flows", 1)
