@@ -286,19 +286,24 @@ describe("marked packets", function()
       "struct { uint64_t src[2], dst[2]; uint32_t ports, word; uint64_t identity, packets, octets; } *")
     local m, entries = bpf.with_map("^flows$", function() return marking.open(100) end)
     local old, new = api.label_encode(2, 1, 0), api.label_encode(3, 14, 0)
+    local PORTS = 0xbb018813 -- 5000 and 443, as on the wire
     m:events({ { slot = 0, label = old } })
     m:label_of(5000)
-    local at, before
+    -- In an element each, or all in one.
+    local element, at
     for i = 0, entries.count - 1 do
       local octets = entries:get(i)
-      local entry = ffi.cast(entry_type, octets)
-      -- The elements before the entries are tags alone.
-      if bit.band(entry.word, 0xfffff) == old and entry.ports ~= 0 then at, before = i, entry.packets end
+      for from = 0, entries.size - 64, 64 do
+        local entry = ffi.cast(entry_type, octets + from)
+        -- What is not an entry has no such ports.
+        if bit.band(entry.word, 0xfffff) == old and entry.ports == PORTS then element, at = i, from end
+      end
     end
+    local before = ffi.cast(entry_type, entries:get(element) + at).packets
     m:events({ { slot = 0, label = new, known = true } })
-    local value = entries:get(at)
-    ffi.cast(entry_type, value).packets = before + 1
-    entries:set(at, value)
+    local value = entries:get(element)
+    ffi.cast(entry_type, value + at).packets = before + 1
+    entries:set(element, value)
     m:account()
     m:label_of(5000)
     assert.is_truthy(m:account()["2/1"], "the damage is not done")

@@ -120,7 +120,7 @@ end
 
 -- -- maps of this process --------------------------------------------------------------
 
-local VALUE_MAX = 1048576
+local VALUE_MAX = 16 * 1048576
 
 local Map = {}
 Map.__index = Map
