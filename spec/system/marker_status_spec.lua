@@ -99,6 +99,8 @@ describe("what the marker does", function()
     udp.open(b, b.address, 6000)
     send(3, 10)
     send(1, 4000) -- three fragments; the first one has the ports
+    -- Of no marked flow: from a port that one has, and from another, which is not counted.
+    udp.open(a, a.address, 5000):send("x", b.address, 6001)
     udp.open(a, a.address, 5007):send("x", b.address, 6000)
     udp.open(a, a.address4, 5000):send("x", b.address4, 6000)
     -- By ICMPv6: nobody is there.
