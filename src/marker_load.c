@@ -22,15 +22,13 @@
 #include "log.h"
 #include "marker_internal.h"
 #include "marker_kernel.h"
+#include "marker_tables.h"
 #include "privileges.h"
 #include "watchdog.h"
 
 _Static_assert(sizeof(((struct label_bpf__bss *)0)->local_ports) * 8 == 65536, "a bit for every port");
 _Static_assert(sizeof(((struct label_bpf__bss *)0)->counted) == MARKER_COUNTS * sizeof(struct marker_count),
 	       "one of each");
-
-/* The verifier takes offsets below 2^29, in what is one element. */
-enum { FLAT_CAPACITY_MAX = (1 << 29) / MARKER_ENTRY_SIZE };
 
 struct request {
 	uint32_t capacity;
@@ -67,57 +65,17 @@ static int share_maps(struct label_bpf *s, const struct label_bpf *with, bool fl
 	return 0;
 }
 
-/* A map of `count` elements, or of one that is as large. 0 or -errno. */
-static int set_size(struct bpf_map *map, uint32_t count, uint32_t size, bool flat)
-{
-	int r = bpf_map__set_max_entries(map, flat ? 1 : count);
-
-	return r < 0 ? r : bpf_map__set_value_size(map, flat ? count * size : size);
-}
-
-static uint32_t power_of_two(uint32_t number)
-{
-	uint32_t power = 1;
-
-	while (power < number)
-		power *= 2;
-	return power;
-}
-
-/* Kernels that do not hide their structs (Linux 6.2) take elements of any size (6.0). */
-static bool is_flat(const struct marker *m, uint32_t capacity)
-{
-	return !m->slow && capacity <= FLAT_CAPACITY_MAX;
-}
-
-static int set_sizes(const struct marker *m, struct label_bpf *s, const struct request *q)
-{
-	struct marker_kernel_load load = {
-		.known = !m->slow,
-		.cpus = s->maps.cpus,
-		.flows = s->maps.flows,
-		.cpus_flat = m->slow ? 0 : power_of_two(m->cpus),
-		.flows_flat = is_flat(m, q->capacity) ? q->capacity : 0,
-	};
-	int r = set_size(s->maps.cpus, load.cpus_flat ? load.cpus_flat : m->cpus, sizeof(struct marker_cpu),
-			 load.cpus_flat);
-
-	marker_kernel_set(&load);
-	return r < 0 ? r
-		     : set_size(s->maps.flows, marker_flows_elements(q->capacity), MARKER_ENTRY_SIZE,
-				load.flows_flat);
-}
-
 static int prepare(struct marker *m, struct label_bpf *s, const struct request *q)
 {
-	int r = set_sizes(m, s, q);
+	bool flat = marker_tables_flat(q->capacity, !m->slow);
+	int r = marker_tables_prepare(s->maps.cpus, s->maps.flows, m->cpus, q->capacity, !m->slow);
 
 	if (r < 0)
 		return r;
 	s->rodata->entry_mask = q->capacity - 1;
 	s->rodata->entries_from = q->capacity / MARKER_ENTRY_SIZE;
 	s->rodata->headers_pointers = !m->guarded;
-	bpf_program__set_autoload(s->progs.label_in_place, is_flat(m, q->capacity));
+	bpf_program__set_autoload(s->progs.label_in_place, flat);
 	bpf_program__set_autoload(s->progs.label_bare, q->bare);
 	bpf_program__set_autoload(s->progs.label_clock, q->clock);
 	if (q->sharing)
@@ -154,7 +112,7 @@ static int load(struct marker *m, struct label_bpf **out, const struct request *
 	r = prepare(m, s, q);
 	if (r == 0)
 		r = q->early ? label_bpf__load(s) : load_undisturbed(s);
-	marker_kernel_set(&(struct marker_kernel_load){0});
+	marker_tables_prepared();
 	if (r == 0)
 		*out = s;
 	else

@@ -7,6 +7,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "marker_flows.h"
+#include "marker_kernel.h"
+#include "marker_tables.h"
+#include "privileges.h"
 #include "programs_list.h"
 
 static void note_size(struct program_trial *out, int fd)
@@ -22,15 +26,31 @@ static void note_size(struct program_trial *out, int fd)
 	out->machine_code = info.jited_prog_len;
 }
 
+/* With the tables of the marking programs, as the daemon has them on this kernel; another object has none. */
+static int prepare_tables(struct bpf_object *object)
+{
+	struct bpf_map *cpus = bpf_object__find_map_by_name(object, "cpus");
+	struct bpf_map *flows = bpf_object__find_map_by_name(object, "flows");
+	bool known = marker_kernel_use() == 0 && privileges_missing(PRIVILEGE_PERFMON) == 0;
+	int count = libbpf_num_possible_cpus();
+
+	if (!cpus || !flows)
+		return 0;
+	return count < 0 ? count
+			 : marker_tables_prepare(cpus, flows, (uint32_t)count, MARKER_CAPACITY_MIN, known);
+}
+
 /* Load `wanted` without its neighbours. */
 static int load_alone(struct bpf_object *object, struct bpf_program *wanted, struct program_trial *out)
 {
 	struct bpf_program *program = NULL;
-	int r;
+	int r = prepare_tables(object);
 
 	while ((program = bpf_object__next_program(object, program)))
 		bpf_program__set_autoload(program, program == wanted);
-	r = bpf_object__load(object);
+	if (r == 0)
+		r = bpf_object__load(object);
+	marker_tables_prepared();
 	if (r == 0)
 		note_size(out, bpf_program__fd(wanted));
 	return r;
