@@ -2,17 +2,19 @@
 --- TCP goodput between two namespaces (iperf3) of one connection that is marked, with the marker
 --- attached and detached in turn, for a fiftieth of a second each: a machine's own drift, larger than what is
 --- measured, hits both alike. Both ends share a processor, which is what limits them: what the marker takes of it
---- is missing in the goodput. So many pairs are measured as it takes to tell the ratio from 0.99.
---- Usage: scripts/bench/run iperf   or, one of both: lua scripts/bench/iperf.lua 1|many [PAIRS_MAX]
+--- is missing in the goodput. So many pairs are measured as it takes to tell the ratio from 0.99. The first row is
+--- what the kernel takes for having any program there at all: one that only counts.
+--- Usage: scripts/bench/run iperf   or, one of them: lua scripts/bench/iperf.lua any|1|many [PAIRS_MAX]
 package.path = "./?.lua"
 local api = require("flowd.api")
 local bench = require("scripts.bench.bench")
+local bpf = require("spec.support.bpf")
 local capture = require("spec.support.capture")
 local marking = require("spec.support.marking")
 local netns = require("spec.support.netns")
 local process = require("spec.support.process")
 
-local ONLY = arg[1] -- "1" or "many": that number of flows only
+local ONLY = arg[1] -- that row only
 local PAIRS_MIN, PAIRS_MAX = 400, tonumber(arg[2] or 1600)
 local SLICE_MS, SETTLE_MS = 20, 3
 local WANTED = 0.99
@@ -71,16 +73,16 @@ local function verdict(ratio, uncertain)
   return ratio + 2.5 * uncertain < WANTED and -1 or 0
 end
 
-local function measure(name)
+local function measure(what, put_on, take_off, wanted)
   local with, without, ratios = {}, {}, {}
   local ratio, uncertain
   bench.pin(1)
   repeat
     local i = #ratios + 1
     local function marked()
-      attach()
+      put_on()
       with[i] = slice()
-      detach()
+      take_off()
     end
     if i % 2 == 0 then marked() end
     without[i] = slice()
@@ -90,15 +92,23 @@ local function measure(name)
   until i == PAIRS_MAX or (i % 100 == 0 and i >= PAIRS_MIN and verdict(ratio, uncertain) ~= 0)
   ratio, uncertain = bench.median_of(ratios)
   bench.pin(nil)
-  bench.note("iperf, %s: ratio of %d pairs of slices: median %.4f +- %.4f", name, #ratios, ratio, uncertain)
+  bench.note("iperf, %s: ratio of %d pairs of slices: median %.4f +- %.4f", what, #ratios, ratio, uncertain)
   local known = verdict(ratio, uncertain)
-  bench.row("iperf3: goodput of a marked flow, " .. name, ("%.2f Gbit/s"):format(bench.median(with)),
-    ("%.2f Gbit/s without"):format(bench.median(without)), ratio,
-    (">= %.2f (+- %.3f%s)"):format(WANTED, uncertain, known == 0 and ": cannot tell" or ""), ({ [-1] = false, [1] = true })[known])
+  local required = wanted and (">= %.2f (+- %.3f%s)"):format(WANTED, uncertain, known == 0 and ": cannot tell" or "")
+    or ("(+- %.3f)"):format(uncertain)
+  bench.row("iperf3: goodput " .. what, ("%.2f Gbit/s"):format(bench.median(with)),
+    ("%.2f Gbit/s without"):format(bench.median(without)), ratio, required, wanted and ({ [-1] = false, [1] = true })[known] or nil)
 end
 
-if ONLY ~= "many" then measure("1 flow") end
-for first = 1, ONLY == "1" and 0 or OTHERS, 1000 do
+if bpf.has_tcx() and (ONLY == nil or ONLY == "any") then
+  local any = bpf.counting_program()
+  measure("behind a program that only counts", function() a:enter(any.attach, any, "eth0") end,
+    function() any:detach() end, false)
+  any:close()
+end
+if ONLY == nil or ONLY == "1" then measure("of a marked flow, 1 flow", attach, detach, true) end
+local many = ONLY == nil or ONLY == "many"
+for first = 1, many and OTHERS or 0, 1000 do
   local list = {}
   for i = first, first + 999 do
     list[#list + 1] = { src = a.address, dst = b.address, src_port = SOURCE_PORT + i % 16, dst_port = 6000 + math.floor(i / 16),
@@ -106,7 +116,7 @@ for first = 1, ONLY == "1" and 0 or OTHERS, 1000 do
   end
   marker:events(list)
 end
-if ONLY ~= "1" then measure(("%d flows"):format(OTHERS + 1)) end
+if many then measure(("of a marked flow, %d flows"):format(OTHERS + 1), attach, detach, true) end
 client:stop()
 server:stop()
 return 0
