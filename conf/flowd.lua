@@ -131,7 +131,7 @@ return {
 
   -- Sources of events: a plugin runs when its name is a key here; {} stands for all its defaults. A
   -- key may be any name when use = "NAME" names the plugin, so that one plugin can run several
-  -- times.
+  -- times. Options are data; functions appear only in rules.
   plugins = {
     -- Reads flow lines from named pipes: "start|end tcp|udp SRC-IP SRC-PORT DST-IP DST-PORT
     -- EXPERIMENT ACTIVITY". Experiment and activity are ids (0: a rule decides) or names of the

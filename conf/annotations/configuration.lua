@@ -86,6 +86,6 @@
 ---@field plugin_dirs? string[] Directories with a site's own plugins, searched in order before the built-in ones. Relative to the directory of this file.
 ---@field backend_dirs? string[] Directories with a site's own backends, searched in order before the built-in ones. Relative to the directory of this file.
 ---@field registry? flowd.Configuration.registry Where the names of experiments and activities come from.
----@field plugins? flowd.Configuration.plugins Sources of events: a plugin runs when its name is a key here; {} stands for all its defaults. A key may be any name when use = "NAME" names the plugin, so that one plugin can run several times.
+---@field plugins? flowd.Configuration.plugins Sources of events: a plugin runs when its name is a key here; {} stands for all its defaults. A key may be any name when use = "NAME" names the plugin, so that one plugin can run several times. Options are data; functions appear only in rules.
 ---@field backends? flowd.Configuration.backends What acts on events: a backend runs when its name is a key here, as for plugins.
 ---@field rules? (string|flowd.Rule)[] Site policy, in order: rules, and names of files of rules, relative to the directory of this file; "rules.d/*.lua" stands for all that match, sorted by name.

@@ -39,18 +39,44 @@
 -- Everything that is made through ctx ends with the plugin: a reload that changes it, or the daemon's end, closes it, and no callback
 -- comes after that. An error in a callback is logged with a traceback and counted in flowd_callback_errors_total, by kind and
 -- name; everything goes on. An error in start is the reason why the plugin is not there: error("words for the operator", 0) has
--- it logged without traceback, and flowd-lua stats lists it.
+-- it logged without traceback, as `return nil, "words"` does, and flowd-lua stats lists it.
 
 --- What the file returns.
 ---@class flowd.Module
 ---@field name string Its name, that of the file.
 ---@field doc string A paragraph about it.
 ---@field schema table Its options: flowd.schema has the kinds of option, each with doc and default.
----@field start fun(self: table, ctx: flowd.Context) Begin. self.options has the options, complete and checked.
+---@field start fun(self: table, ctx: flowd.Context): any, string? Begin. self.options has the options, complete and checked. nil and a reason: it cannot.
 ---@field stop? fun(self: table) End; what ctx made is closed afterwards.
 ---@field on_events? fun(self: table, events: any, n: integer) Of a backend: the events 0 to n-1 of a batch, struct flow_event of src/flow_event.h. It is concerned with those whose flags have EVENT_DELIVER and whose route has ctx.route_bit.
 ---@field flush? fun(self: table) Of a backend: all backends have seen the batch, send what was queued.
 ---@field pending? fun(self: table): integer Of a backend: how many messages wait that can be expected to leave soon; asked when the daemon stops.
+
+-- == OPTIONS ==
+-- A schema has a field for each option, made by a kind of option: schema.port{ default = 10514, doc = "Where it listens." }. What a
+-- configuration gives is checked against it when it is loaded, and `flowd-lua check` tells all that is wrong; an option that is not in the schema
+-- is an error. A field may have doc (sentences), default, required = true, optional = true (of a table: nil when it is not given) and
+-- check, a function that gets the value and returns what is wrong with it, or nil. The kinds:
+--
+--     boolean                  true or false
+--     integer, number          with min, max and unit
+--     port                     1 to 65535
+--     seconds                  a number, or "500ms", "30s", "5m", "1h", "1d"; with min and max; given as a number
+--     string                   with one_of, pattern, expects (the pattern in words), max_length, empty = false
+--     one_of                   schema.one_of{ "tcp", "udp", default = "tcp" }
+--     path                     with absolute = true
+--     mode                     of a file, in octal: "0660"
+--     address, host            an address, with family = 4 or 6; an address or a name
+--     experiment, activity     names or ids; given as ids; an activity's name belongs to the option experiment beside it
+--     list                     of = FIELD, with min and max
+--     map                      keys = FIELD, of = FIELD
+--     table                    fields = { NAME = FIELD, ... }
+--     any_of                   schema.any_of{ FIELD, FIELD }: the first that fits
+--     any                      whatever it is
+--
+-- Options are data: texts, numbers, booleans, and tables of them. A function is refused, whatever the kind: in a configuration functions
+-- appear in rules only, which live in memory of their own. What is to be decided by a function is decided by a rule, before the event comes
+-- to a backend, or by the plugin's own file.
 
 -- == THE CONTEXT ==
 -- What start is given. Functions may be called as ctx.after(1, fn) or ctx:after(1, fn). Seconds are numbers and may have a

@@ -161,7 +161,8 @@ options.global = {
   plugins = schema.map({
     keys = schema.any({}), of = schema.any({}), default = {},
     doc = "Sources of events: a plugin runs when its name is a key here; {} stands for all its defaults. A key may "
-      .. 'be any name when use = "NAME" names the plugin, so that one plugin can run several times.',
+      .. 'be any name when use = "NAME" names the plugin, so that one plugin can run several times. Options are data; '
+      .. "functions appear only in rules.",
   }),
   backends = schema.map({
     keys = schema.any({}), of = schema.any({}), default = {},

@@ -9,6 +9,8 @@
 -- at a reload as an ordinary user: why it could not be started with these options, or nil.
 -- An instance inherits from its module: `self.options`, `self.ctx`, and whatever it sets.
 local module_memory = require("flowd.module_memory")
+local schema_check = require("flowd.schema_check")
+local show = require("flowd.show")
 local watch = require("flowd.watch")
 
 local plugins = {}
@@ -41,6 +43,13 @@ local sources = setmetatable({}, { __mode = "k" })
 ---@return string|nil
 function plugins.source(module) return sources[module] end
 
+-- A deliberate error("…", 0) is for the operator; anything else wants a traceback, of the site's own functions.
+local function site_traceback(err)
+  if type(err) == "string" and not err:find("^[^\n]-%.lua:%d+:") then return err end
+  local trace = debug.traceback(tostring(err), 2)
+  return (trace:gsub("\n%s+%[C%]: in function 'xpcall'.*", ""):gsub("\n%s+%[C%]: in function 'fn'.*", ""):gsub("\t", "  "))
+end
+
 local function read_plain(path)
   local file = io.open(path, "rb")
   if not file then return nil end
@@ -51,18 +60,24 @@ end
 
 local function check_shape(kind, name, module, where)
   local what = singular[kind]
+  local function refuse(format, ...) return nil, ("%s '%s' (%s): " .. format):format(what, name, where, ...) end
   if type(module) ~= "table" then
-    return nil, ("%s '%s' (%s): the file must return a table, it returns %s"):format(what, name, where, type(module))
+    return refuse("the file must return a table, as in `return %s`; it returns %s", name, show(module))
   end
   for _, field in ipairs({ { "doc", "string" }, { "schema", "table" }, { "start", "function" } }) do
     if type(module[field[1]]) ~= field[2] then
-      return nil, ("%s '%s' (%s): expected %s to be a %s, got %s"):format(what, name, where, field[1], field[2],
-        type(module[field[1]]))
+      return refuse("expected %s to be a %s, got %s", field[1], field[2], show(module[field[1]]))
     end
   end
   if kind == "backends" and type(module.on_events) ~= "function" then
-    return nil, ("backend '%s' (%s): expected on_events to be a function, got %s"):format(name, where,
-      type(module.on_events))
+    return refuse("expected on_events to be a function, got %s", show(module.on_events))
+  end
+  if module.name ~= name then return refuse("expected name to be that of the file, %q; got %s", name, show(module.name)) end
+  -- Those that are built in are tested.
+  local problems = where ~= "built in" and schema_check.problems(module.schema) or {}
+  if #problems > 0 then
+    table.sort(problems)
+    return refuse("%s", table.concat(problems, "; "))
   end
   return module
 end
@@ -84,7 +99,7 @@ function plugins.find(kind, name, directories, read)
     if text then
       local chunk, message = load(text, "@" .. path, "t")
       if not chunk then return nil, message end
-      local ok, module = watch.load(path, chunk, debug.traceback, name)
+      local ok, module = watch.load(path, chunk, site_traceback, name)
       if not ok then return nil, tostring(module) end
       local checked, problem = check_shape(kind, name, module, path)
       if checked then sources[checked] = text end
@@ -106,15 +121,12 @@ function plugins.start(module, ctx)
   local instance = setmetatable({ options = ctx.options, ctx = ctx }, { __index = module })
   -- The built-in ones may take their time to set themselves up.
   local mark = sources[module] and watch.enter(ctx.kind, ctx.name)
-  local ok, message = module_memory.call_as(ctx.kind, ctx.name, xpcall, module.start, function(err)
-    -- A deliberate error("…", 0) is for the operator; anything else wants a traceback.
-    if type(err) == "string" and not err:find("^[^\n]-%.lua:%d+:") then return err end
-    return debug.traceback(tostring(err), 2)
-  end, instance, ctx)
+  local ok, message, reason = module_memory.call_as(ctx.kind, ctx.name, xpcall, module.start, site_traceback, instance, ctx)
   if mark then watch.leave(mark) end
-  if ok then return instance end
+  -- `return nil, "why"`, as Lua's own functions say that they failed.
+  if ok and (message or type(reason) ~= "string") then return instance end
   ctx:close()
-  return nil, tostring(message)
+  return nil, tostring(ok and reason or message)
 end
 
 --- Stop an instance; its handles are closed whatever its stop() does.

@@ -124,4 +124,11 @@ function schema.validate(fields, value, context)
   return completed, at.errors
 end
 
-return schema
+return setmetatable(schema, { __index = function(_, kind)
+  local names = {}
+  for name in pairs(schema_kinds.kinds) do names[#names + 1] = name end
+  table.sort(names)
+  local hint = suggest.hint(kind, names)
+  error(("schema.%s: there is no such kind of option%s"):format(tostring(kind),
+    hint ~= "" and hint or "; there is " .. table.concat(names, ", ")), 2)
+end })

@@ -2,6 +2,7 @@
 --- The kinds of option of flowd.schema that hold others: lists, maps, tables of options, lists of rules.
 -- They are added to flowd.schema_kinds, where it is told what a kind has.
 local M = require("flowd.schema_kinds")
+local show = require("flowd.show")
 
 local kinds = M.kinds
 local at_key, range, refuse = M.at_key, M.range, M.refuse
@@ -91,12 +92,18 @@ kinds.table = {
   end,
 }
 
+local BODY_ALONE = ': a name stands before it, and what it does behind the name: rule "name" (function(flow) … end)'
+
 -- A list of rules, and of files of rules. What a rule is, flowd.rules says; flowd.config has
 -- already replaced the files by their rules where it needs them.
 kinds.rules = {
   expects = function() return 'a list of rules: rule "name" (function(flow) ... end), rule "name" { ... }, or "file.lua"' end,
   check = function(field, value, at)
     if type(value) ~= "table" then return refuse(field, value, at) end
+    if not is_data(value) then
+      at.fail(("expected a list of rules; got one thing alone: write rules = { %s … }"):format(show(value)))
+      return nil
+    end
     local completed, count = {}, 0
     for key in pairs(value) do
       if type(key) ~= "number" or key < 1 or key ~= math.floor(key) then
@@ -111,7 +118,8 @@ kinds.rules = {
       if type(item) == "string" and item ~= "" or type(item) == "table" then
         completed[i] = item
       else
-        at_key(at, i, refuse, { kind = "rules_item" }, item, at)
+        at_key(at, i, refuse, { kind = "rules_item" }, item, at,
+          type(item) == "function" and BODY_ALONE or nil)
         -- The rules behind it keep their positions: errors are told by position.
         completed[i] = false
       end
@@ -124,3 +132,5 @@ kinds.rules_item = {
   expects = function() return 'a rule (rule "name" ...) or the name of a file of rules' end,
   check = function(_, value) return value end,
 }
+
+return M

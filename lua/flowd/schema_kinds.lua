@@ -288,7 +288,7 @@ kinds.one_of = {
 
 local lua_type = {
   boolean = "boolean", number = "number", integer = "number", port = "number",
-  list = "table", table = "table", map = "table", func = "function", rules = "table",
+  list = "table", table = "table", map = "table", rules = "table",
 }
 
 -- The first alternative that fits. When none does but only one is of the value's type, that one
@@ -322,16 +322,6 @@ kinds.any_of = {
 kinds.any = {
   expects = function() return "any value" end,
   check = function(_, value) return value end,
-}
-
--- -- policy --------------------------------------------------------------------------------
-
-kinds.func = {
-  expects = function() return "a function" end,
-  check = function(field, value, at)
-    if type(value) ~= "function" then return refuse(field, value, at) end
-    return value
-  end,
 }
 
 return M

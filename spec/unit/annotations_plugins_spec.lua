@@ -41,6 +41,18 @@ describe("the annotations for plugins", function()
     assert.same(sorted(there), sorted(functions(text, "\nfunction ctx%.([%w_]+)(%b()) end")))
   end)
 
+  it("have every kind of option", function()
+    local there, told = {}, {}
+    for kind in pairs(require("flowd.schema_containers").kinds) do there[kind] = true end
+    -- Of the configuration itself.
+    there.rules, there.rules_item = nil, nil
+    local section = text:match("%-%- == OPTIONS ==\n(.-)\n%-%- ==")
+    for names in section:gmatch("\n%-%-     ([%l_, ]-)   ") do
+      for name in names:gmatch("[%l_]+") do told[name] = true end
+    end
+    assert.same(sorted(there), sorted(told))
+  end)
+
   it("have every function of streams, sockets, HTTP", function()
     local stream = functions(assert(temp.read("lua/flowd/net/stream.lua")), "\nfunction Stream:([%w_]+)(%b())")
     for _, internal in ipairs({ "close_in(seconds)", "deliver()", "deliver_all()", "drained()", "fail(message)", "happened(event)",

@@ -57,16 +57,16 @@ describe("plugin modules", function()
 
   it("that return no table, or lack a function, are refused with what is missing", function()
     write("number", "return 7")
-    assert.matches("must return a table, it returns number", select(2, plugins.find("plugins", "number", { directory })))
+    assert.matches("must return a table, as in `return number`; it returns 7", select(2, plugins.find("plugins", "number", { directory })))
     write("nostart", [[return { doc = "d", schema = {} }]])
     assert.matches("expected start to be a function, got nil",
       select(2, plugins.find("plugins", "nostart", { directory })))
-    write("noevents", [[return { doc = "d", schema = {}, start = function() end }]])
+    write("noevents", [[return { name = "mine", doc = "d", schema = {}, start = function() end }]])
     assert.matches("expected on_events to be a function", select(2, plugins.find("backends", "noevents", { directory })))
   end)
 
   it("that others may write are refused by the caller's check", function()
-    write("mine", [[return { doc = "d", schema = {}, start = function() end }]])
+    write("mine", [[return { name = "mine", doc = "d", schema = {}, start = function() end }]])
     local module, message = plugins.find("plugins", "mine", { directory }, function(path)
       return nil, path .. " is writable by others"
     end)
@@ -76,6 +76,15 @@ describe("plugin modules", function()
 end)
 
 describe("plugin instances", function()
+  it("did not start when start raises, or says so as Lua's own functions do", function()
+    local function start(fn) return select(2, plugins.start({ start = fn }, context())) end
+    assert.equal("no such device", start(function() error("no such device", 0) end))
+    assert.equal("no such device", start(function() return nil, "no such device" end))
+    assert.matches("^spec/unit/plugins_spec.lua:%d+: oops\nstack traceback:", start(function() error("oops") end))
+    assert.is_nil(start(function() return true, "is well" end))
+    assert.is_nil(start(function() return nil end))
+  end)
+
   it("get their options and their context, and inherit from the module", function()
     local seen
     local module = { doc = "d", schema = {}, start = function(self) seen = self.options.size end, stop = function() end }
