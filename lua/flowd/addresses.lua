@@ -9,8 +9,9 @@ local ffi = require("ffi")
 local api = require("flowd.api")
 local memory = require("flowd.memory")
 local numbers = require("flowd.numbers")
+local show = require("flowd.show")
 
-local error, setmetatable, type = error, setmetatable, type
+local error, rawget, setmetatable, type = error, rawget, setmetatable, type
 local parse, format = api.address_parse, api.address_format
 local find = api.prefix_map_find_words
 
@@ -39,9 +40,9 @@ local function new(word0, word1, word2, word3)
 end
 addresses.new = new
 
+-- What was written; of objects of ours, which one.
 local function describe(value)
-  if type(value) == "string" then return ("%q"):format(value) end
-  return type(value) == "nil" and "nil" or "a " .. type(value)
+  return type(value) == "number" and ("the number %s"):format(value) or show(value)
 end
 
 local function load_words(address)
@@ -51,7 +52,7 @@ end
 
 -- The words of an address value or of its text.
 local function words_of(address, level)
-  if type(address) == "table" and type(address[4]) == "number" then
+  if type(address) == "table" and type(rawget(address, 4)) == "number" then
     return address[1], address[2], address[3], address[4]
   elseif type(address) ~= "string" or parse(address, #address, scratch) < 0 then
     error(("expected an IP address; got %s"):format(describe(address)), level + 1)
@@ -258,6 +259,8 @@ local function gather(what, into, messages)
     into[#into + 1] = { what, 1 }
   elseif members[what] then
     for _, prefix in ipairs(members[what]) do into[#into + 1] = { prefix, 1 } end
+  elseif type(what) == "table" and getmetatable(what) == false then
+    messages[#messages + 1] = ("expected a prefix, a list or a set of prefixes; got %s"):format(describe(what))
   elseif type(what) == "table" then
     for key in pairs(what) do
       if type(key) ~= "number" then
@@ -296,7 +299,10 @@ function addresses.each_prefix(list, fn)
   end
 end
 
-local Set = { __metatable = false, __index = {} }
+local Set = { __metatable = false, __index = setmetatable({}, { __index = function(_, name)
+  if type(name) == "number" then return nil end
+  error(("a set of prefixes has no function %s; it has contains"):format(show(name)), 2)
+end }) }
 
 function Set.__newindex() error("a set of prefixes cannot be changed", 2) end
 
@@ -344,22 +350,30 @@ end
 
 -- ---- values -----------------------------------------------------------------
 
+local function no_set(what, depth)
+  local hint = type(rawget(what, 4)) == "number" and ": compare addresses with =="
+    or tostring(what):find("^map%.") and ": a map is asked with find" or ""
+  -- A list is asked item by item: so many calls deeper.
+  error(("within: expected prefixes; got %s%s"):format(describe(what), hint), 3 + (tonumber(depth) or 0))
+end
+
 --- Is the address in a set (flowd.prefixes), a prefix ("2001:db8::/32"), or one of a list of these?
 ---@param what flowd.PrefixSet|string|table
 ---@return boolean
-local function within(self, what)
+local function within(self, what, depth)
   if type(what) == "table" then
-    local first = what[1]
-    if type(first) == "number" then
-      if what[2] then error("within: expected prefixes; got an address: compare addresses with ==", 2) end
+    local first = rawget(what, 1)
+    if type(first) == "number" or getmetatable(what) == false then
+      if rawget(what, 2) ~= false then no_set(what, depth) end
       return find(map_of(first), self[1], self[2], self[3], self[4]) ~= 0
     end
     for i = 1, #what do
-      if within(self, what[i]) then return true end
+      if within(self, what[i], (depth or 0) + 1) then return true end
     end
     return false
   elseif type(what) ~= "string" then
-    error(("within: expected a prefix, a list or a set of prefixes; got %s"):format(describe(what)), 2)
+    error(("within: expected a prefix, a list or a set of prefixes, as in flow.src:within(\"2001:db8::/32\"); got %s")
+      :format(describe(what)), 2 + (tonumber(depth) or 0))
   end
   local set = memo[what] or memorise(what, 2)
   return find(map_of(set[1]), self[1], self[2], self[3], self[4]) ~= 0

@@ -4,7 +4,8 @@
 --     [start|ongoing|end] tcp 2001:db8::1 1094 2001:db8::2 40000 [experiment activity] [key=value ...]
 --
 -- Keys: state, plugin, experiment, activity, application, time, start_time, bytes_sent, bytes_received. A value with
--- blanks stands in double quotes; in names, _ stands for a blank too. What is wrong is told with the word it is in.
+-- blanks stands in double quotes; in names, _ stands for a blank too. As the log writes it, is good, too:
+-- "tcp [2001:db8::1]:1094 -> [2001:db8::2]:40000". What is wrong is told with the word it is in.
 local bit = require("bit")
 local ffi = require("ffi")
 local api = require("flowd.api")
@@ -67,14 +68,19 @@ end
 
 function Reader:address(what, out)
   local word = self:next(what)
-  local host = word.text:match("^%[(.*)%]$") or word.text
+  if word.text == "->" and what == "destination address" then word = self:next(what) end
+  local host, port = word.text:match("^%[(.*)%]:(%d+)$")
+  if not host then host, port = word.text:match("^([%d.]+):(%d+)$") end
+  if host then self.joined = { text = port, first = word.first, last = word.last } end
+  host = host or word.text:match("^%[(.*)%]$") or word.text
   local family = api.address_parse(host, #host, out)
   if family < 0 then self:fail(word, "%s: expected an IPv4 or IPv6 address", what) end
   return family, word
 end
 
 function Reader:port(what)
-  local word = self:next(what)
+  local word = self.joined or self:next(what)
+  self.joined = nil
   local port = word.text:find("^%d+$") and tonumber(word.text)
   if not port or port < 1 or port > 65535 then self:fail(word, "%s: expected 1 to 65535", what) end
   return port

@@ -11,6 +11,7 @@
 local contents = require("flowd.map.contents")
 local file_maps = require("flowd.map.files")
 local held = require("flowd.map.held")
+local show = require("flowd.show")
 local suggest = require("flowd.suggest")
 local tags = require("flowd.tags")
 
@@ -39,21 +40,21 @@ for name in pairs(kinds) do kind_names[#kind_names + 1] = name end
 table.sort(kind_names)
 map.kinds = kind_names
 
-local function show(key)
-  return type(key) == "string" and ("%q"):format(key) or tostring(key)
-end
-
 -- What maps of one kind have in common.
 local function make_class(kind)
   local find = kind.find
   return {
-    __index = {
+    __index = setmetatable({
       find = function(self, key)
         local number = self[1]
         if not number then error("a map answers when the rules run, not while the configuration loads", 2) end
         return (find(number, key, self))
       end,
-    },
+    }, { __index = function(_, name)
+      if type(name) == "number" then return nil end
+      error(("a map has no function %s; it has find"):format(show(name)), 2)
+    end }),
+    __call = function() error("a map is asked with find, as in servers:find(flow.dst)", 2) end,
     __newindex = function() error("a map cannot be changed", 2) end,
     __tostring = function() return "map." .. kind.kind end,
     __metatable = false,
@@ -63,12 +64,12 @@ end
 local classes = {}
 for name, kind in pairs(kinds) do classes[name] = make_class(kind) end
 
--- Every map there is: nothing else is one.
+-- Every map there is, and its kind: nothing else is one.
 local made = setmetatable({}, { __mode = "k" })
 
 local function new_object(name)
   local object = setmetatable({ false }, classes[name])
-  made[object] = true
+  made[object] = name
   return object
 end
 
@@ -80,7 +81,8 @@ end
 
 -- What maps that hold maps need of this module.
 local maps = {
-  is_map = function(value) return type(value) == "table" and made[value] == true end,
+  is_map = function(value) return type(value) == "table" and made[value] ~= nil end,
+  kind_of = function(object) return made[object] end,
   builder = function(name) return assert(kinds[name].new({}, nil)) end,
   wrap = function(name, number, rest)
     local object = new_object(name)
@@ -98,7 +100,9 @@ local function check_settings(kind, settings)
     if not (kind.settings and kind.settings[name]) then
       local known = {}
       for other in pairs(kind.settings or {}) do known[#known + 1] = other end
-      error(("map.%s: unknown setting %s%s"):format(kind.kind, show(name), suggest.hint(name, known)), 3)
+      local hint = suggest.hint(name, known)
+      if hint == "" then hint = ("; known %s"):format(#known == 0 and "are none" or "is " .. table.concat(known, ", ")) end
+      error(("map.%s: unknown setting %s%s"):format(kind.kind, show(name), hint), 3)
     end
   end
 end

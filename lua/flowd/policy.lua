@@ -8,6 +8,7 @@ local helpers = require("flowd.helpers")
 local log = require("flowd.log")
 local map = require("flowd.map")
 local sandbox = require("flowd.sandbox")
+local show = require("flowd.show")
 local state = require("flowd.state")
 local suggest = require("flowd.suggest")
 local timers = require("flowd.timers")
@@ -36,11 +37,11 @@ for _, level in ipairs({ "debug", "info", "warn", "error" }) do loggers[level] =
 local function say(level, format, ...)
   local logger = loggers[level]
   if not logger then
-    error(('flowd.log: expected a level, "debug", "info", "warn" or "error"; got %s%s'):format(tostring(level),
+    error(('flowd.log: expected a level, "debug", "info", "warn" or "error"; got %s%s'):format(show(level),
       suggest.hint(level, { "debug", "info", "warn", "error" })), 2)
   end
   local ok, text = pcall(string.format, format, ...)
-  if not ok then error(("flowd.log: %s"):format(text), 2) end
+  if not ok then error(("flowd.log: %s"):format((text:gsub("to '%?'", "of string.format"))), 2) end
   if dry.on then return dry.say(("%s: %s"):format(level, text)) end
   logger(level, "%s", text)
 end

@@ -15,9 +15,10 @@
 local addresses = require("flowd.addresses")
 local counters = require("flowd.counters")
 local dry = require("flowd.dry")
+local show = require("flowd.show")
 local suggest = require("flowd.suggest")
 
-local error, tonumber, type = error, tonumber, type
+local error, rawget, tonumber, type = error, rawget, tonumber, type
 local address_text = addresses.text
 
 local state = {}
@@ -40,10 +41,6 @@ local known_counters, known_tables = {}, {}
 local counters_count, tables_count = 0, 0
 -- Tables that were imported and not asked for yet.
 local pending = {}
-
-local function show(value)
-  return type(value) == "string" and ("%q"):format(#value > 64 and value:sub(1, 61) .. "..." or value) or tostring(value)
-end
 
 local function check_name(what, name)
   if type(name) ~= "string" or name == "" or #name > 64 or name:find("%c") then
@@ -129,7 +126,7 @@ local function plain_key(key)
   if type(key) == "number" and key == key then return key end
   if type(key) == "string" then
     if #key <= KEY_MAX then return key end
-  elseif type(key) == "table" and type(key[4]) == "number" then
+  elseif type(key) == "table" and type(rawget(key, 4)) == "number" then
     return (address_text(key))
   end
   error(("state.table: expected a number, an address or a text of at most %d octets as key; got %s"):format(KEY_MAX, show(key)), 3)

@@ -7,6 +7,7 @@
 -- Rules call this: see flowd.view for how it is written.
 local ffi = require("ffi")
 require("flowd.api")
+local show = require("flowd.show")
 
 local type = type
 
@@ -28,10 +29,6 @@ function tags.names(registry)
   local names = { registry = registry, experiments = {}, activities = {}, tags = {} }
   for id = 0, EXPERIMENT_MAX do names.activities[id] = {} end
   return names
-end
-
-local function show(value)
-  return type(value) == "string" and ("%q"):format(value) or tostring(value)
 end
 
 --- Id of an experiment: a number within the range, a name, or nil for 0.
@@ -123,12 +120,17 @@ function tags.resolve(names, value, activity_value)
     if value % 1 == 0 and value >= TAG_MIN and value <= TAG_MAX then
       return (value - value % 64) / 64, value % 64
     end
-    message = ("tag: expected a tag number from %d to %d, or an experiment and an activity; got %s")
-      :format(TAG_MIN, TAG_MAX, show(value))
+    message = ("tag: expected a tag number from %d to %d, or an experiment and an activity; got %s%s")
+      :format(TAG_MIN, TAG_MAX, show(value), value >= 1 and value < TAG_MIN and (" — the experiment alone is { %s }"):format(value) or "")
   elseif type(value) == "string" then
     experiment_id, activity_id, message = resolve_text(names, value)
   elseif type(value) == "table" then
-    experiment_id, activity_id, message = resolve_pair(names, value[1], value[2])
+    if value[1] == nil or value[3] ~= nil then
+      message = "tag: expected a pair such as { \"atlas\", \"Data Challenge\" } or { 2, 26 }; got " .. (value[1] == nil and show(value)
+        or "three or more values")
+    else
+      experiment_id, activity_id, message = resolve_pair(names, value[1], value[2])
+    end
   else
     message = ("tag: expected %q, a pair or a tag number; got %s"):format("experiment/activity", show(value))
   end

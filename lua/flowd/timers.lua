@@ -11,6 +11,7 @@ local dry = require("flowd.dry")
 local log = require("flowd.log")
 local loop = require("flowd.loop")
 local protected = require("flowd.protect").call
+local show = require("flowd.show")
 
 local timers = {}
 
@@ -107,9 +108,9 @@ local function maker(word, once)
   return function(seconds, fn)
     if type(seconds) ~= "number" or not (seconds >= SECONDS_MIN and seconds <= SECONDS_MAX) then
       error(("flowd.%s: expected seconds, a number from %g to %g; got %s"):format(word, SECONDS_MIN, SECONDS_MAX,
-        tostring(seconds)), 2)
+        show(seconds)), 2)
     end
-    if type(fn) ~= "function" then error(("flowd.%s: expected a function; got %s"):format(word, type(fn)), 2) end
+    if type(fn) ~= "function" then error(("flowd.%s: expected a function; got %s"):format(word, show(fn)), 2) end
     if count >= TIMERS_MAX then error(("flowd.%s: there are %d timers already"):format(word, count), 2) end
     local at = debug.getinfo(2, "Sl")
     local name = ("%s:%d"):format(at.source:sub(2), at.currentline)

@@ -15,6 +15,7 @@ local bit = require("bit")
 local ffi = require("ffi")
 local api = require("flowd.api")
 local addresses = require("flowd.addresses")
+local show = require("flowd.show")
 local suggest = require("flowd.suggest")
 local tags = require("flowd.tags")
 
@@ -67,10 +68,6 @@ view.cell = cell
 -- What is bound: names of the registry, bits of backends by name, names of plugins by id and where they
 -- are from, counters of rules by number.
 local names, backends, plugins, source_name, hits
-
-local function show(value)
-  return type(value) == "string" and ("%q"):format(value) or tostring(value)
-end
 
 local function outside()
   error("the flow is only there while a rule runs: keep its fields, not the flow itself", 3)
@@ -147,12 +144,20 @@ end
 
 -- ---- methods -----------------------------------------------------------------------
 
+-- What rules get; its metatable follows.
+local flow = {}
+
+local function no_colon(name, example)
+  error(("%s: expected a colon, not a point, before %s: flow:%s"):format(name, name, example), 3)
+end
+
 --- Set experiment and activity together: `flow:tag("atlas/Data Challenge")`, `flow:tag("atlas", "Data Challenge")`,
 --- `flow:tag(2, 26)`, or what a map found. Without an activity it is unset. nil changes nothing.
 ---@return boolean was there a tag?
-local function tag(_, experiment, activity)
+local function tag(self, experiment, activity)
   local e = cell.event
   if e == nil then outside() end
+  if self ~= flow then no_colon("tag", "tag(\"atlas/Data Challenge\")") end
   if experiment == nil then return false end
   local experiment_id, activity_id, message = resolve_tag(names, experiment, activity)
   if not experiment_id then error(message, 2) end
@@ -174,16 +179,20 @@ local function backend_bit(name)
   local mask = backends[name]
   if mask then return mask end
   local known = sorted_keys(backends)
+  if type(name) ~= "string" then
+    error(('route: expected names of backends, as in flow:route("marker", "firefly"); got %s'):format(show(name)), 3)
+  end
   error(("route: no backend %s is configured%s"):format(show(name),
     #known == 0 and "" or " (there is " .. table.concat(known, ", ") .. ")" .. suggest.hint(name, known)), 3)
 end
 
 --- Send the flow to these backends and to no others.
 ---@param first string
-local function route(_, first, second, third, ...)
+local function route(self, first, second, third, ...)
   local e = cell.event
   if e == nil then outside() end
-  if first == nil then error("route: expected the name of a backend", 2) end
+  if self ~= flow then no_colon("route", "route(\"marker\")") end
+  if first == nil then error("route: expected the name of a backend; got nothing", 2) end
   local mask = backend_bit(first)
   if second ~= nil then mask = bor(mask, backend_bit(second)) end
   if third ~= nil then mask = bor(mask, backend_bit(third)) end
@@ -236,7 +245,8 @@ local readable = { "tag", "route" }
 for _, field in ipairs(fields) do readable[#readable + 1] = field[1] end
 
 local function unknown(field, known, level)
-  error(("a flow has no field %s%s"):format(show(field), suggest.hint(field, known)), level + 1)
+  local hint = (field == "drop" or field == "accept") and (": a rule says `return %s`"):format(field) or suggest.hint(field, known)
+  error(("a flow has no field %s%s"):format(show(field), hint), level + 1)
 end
 
 -- The function behind flow.FIELD: one comparison a field, each with a constant. `around`: the names
@@ -276,7 +286,8 @@ local function write(_, field, value)
   end
   for _, name in ipairs(readable) do
     if name == field then
-      error(("flow.%s cannot be changed; what can is %s"):format(field, table.concat(writable, ", ")), 2)
+      local called = (field == "tag" or field == "route") and ("; %s is called: flow:%s(…)"):format(field, field) or ""
+      error(("flow.%s cannot be changed; what can is %s%s"):format(field, table.concat(writable, ", "), called), 2)
     end
   end
   unknown(field, writable, 2)
@@ -284,7 +295,7 @@ end
 
 --- What rules get.
 ---@type flowd.Flow
-view.flow = setmetatable({}, {
+view.flow = setmetatable(flow, {
   __metatable = false, __index = read, __newindex = write,
   __tostring = function()
     if cell.event == nil then return "flow (none: no rule is running)" end

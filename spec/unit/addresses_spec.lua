@@ -96,7 +96,7 @@ describe("addresses", function()
       refused({ "2001:db8::/32", "nonsense", "10.0.0.0/33" }, 'got "nonsense"', "expected a length of 0 to 32; got 33")
       refused({ "2001:db8::1/32" }, 'prefix "2001:db8::1/32" has bits set beyond its length — did you mean "2001:db8::/32"?')
       refused({ "10.1.0.0/8" }, 'did you mean "10.0.0.0/8"?')
-      refused({ 7 }, "got a number")
+      refused({ 7 }, "got the number 7")
       refused({ lan = "10.0.0.0/8" }, 'got the key "lan"')
     end)
 

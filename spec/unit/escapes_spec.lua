@@ -213,7 +213,7 @@ describe("nothing leads out of the sandbox:", function()
     holds("local t = setmetatable({}, { __metatable = 'mine' }) return getmetatable(t) == 'mine'")
     fails("flow.application = setmetatable({}, { __tostring = function() return 'x' end })", "application: expected a text")
     fails("flow.experiment = setmetatable({}, { __lt = function() return true end })", "experiment: expected")
-    fails("flow:route(setmetatable({}, { __tostring = function() return 'marker' end }))", "route: no backend")
+    fails("flow:route(setmetatable({}, { __tostring = function() return 'marker' end }))", "route: expected names of backends")
   end)
 end)
 

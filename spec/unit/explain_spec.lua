@@ -121,6 +121,18 @@ describe("explain", function()
     end
   end)
 
+  it("reads a flow as the log writes it", function()
+    for _, text in ipairs({ "tcp [2001:db8::1]:1094 -> [2001:db8::2]:40000 atlas 1",
+      "start tcp [2001:db8::1]:1094 [2001:db8::2] 40000 atlas 1" }) do
+      local report, message = ask(text)
+      assert.is_nil(message)
+      assert.equal("start tcp [2001:db8::1]:1094 -> [2001:db8::2]:40000", report.flow)
+    end
+    assert.truthy(ask("udp 192.0.2.1:1 -> 192.0.2.2:2"))
+    assert.matches("source port: expected 1 to 65535\n.*\n      %^+$", select(2, ask("tcp [::1]:0 -> [::2]:1")))
+    assert.matches("destination address: expected an IPv4 or IPv6 address", select(2, ask("tcp [::1]:1 -> ->")))
+  end)
+
   it("reads everything an event can say", function()
     local report = ask('end udp 192.0.2.1 1 198.51.100.1 2 atlas Data_Challenge application="xrd cp" time=2026-03-01T12:00:00 '
       .. "start_time=2026-03-01T11:00:00 bytes_sent=10M plugin=http", { chain = support.chain([[

@@ -53,7 +53,7 @@ local clash = flowd.map.prefixes{ ["10.0.0.0/8"] = "cms", ["::ffff:10.0.0.0/104"
       'prefix "10.1.0.0/8" has bits set beyond its length',
       '["fd00::/8"]: unknown activity of atlas "Data Chalenge" — did you mean "Data Challenge"?',
       '["fe80::/10"]: tag: expected "experiment/activity", a pair or a tag number; got true',
-      'site.lua:2: map.prefixes: expected a prefix such as "2001:db8::/32"; got a number',
+      'site.lua:2: map.prefixes: expected a prefix such as "2001:db8::/32"; got the number 1',
       'site.lua:6: map.prefixes: expected a prefix such as "2001:db8::/32"; got "010.0.0.0/8"',
       'site.lua:7: map.prefixes: prefix "::ffff:10.0.0.0/104" is the same as "10.0.0.0/8", with another value',
     }) do
@@ -71,7 +71,7 @@ local clash = flowd.map.prefixes{ ["10.0.0.0/8"] = "cms", ["::ffff:10.0.0.0/104"
     local result
     local lines = support.logged(function() result = support.run(chain) end)
     assert.equal(2, result.experiment)
-    assert.matches("site.lua:4: expected an IP address; got a number", lines[1], 1, true)
+    assert.matches("site.lua:4: expected an IP address; got the number 40000", lines[1], 1, true)
   end)
 
   it("lives as long as a rule uses it", function()
@@ -115,7 +115,7 @@ local map = flowd.map.ports{ [0] = "atlas", ["9-8"] = "atlas", web = "atlas", ["
   it("takes nothing but ports", function()
     local chain = support.chain('local map = flowd.map.ports{ [1094] = "atlas" }\nrule "r" (function(flow) map:find(flow.dst) end)')
     local lines = support.logged(function() support.run(chain) end)
-    assert.matches("site.lua:2: find: expected a port; got 2001:db8::2", lines[1], 1, true)
+    assert.matches("site.lua:2: find: expected a port, a number from 1 to 65535; got 2001:db8::2", lines[1], 1, true)
   end)
 end)
 

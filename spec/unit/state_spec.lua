@@ -226,7 +226,7 @@ describe("flowd.log", function()
 
   it("knows its levels", function()
     local lines = support.logged(function() support.run('rule "r" (function() flowd.log("warning", "x") end)') end)
-    assert.matches('site.lua:1: flowd.log: expected a level, "debug", "info", "warn" or "error"; got warning', lines[1], 1, true)
+    assert.matches('site.lua:1: flowd.log: expected a level, "debug", "info", "warn" or "error"; got "warning"', lines[1], 1, true)
     lines = support.logged(function() support.run('rule "r" (function() flowd.log("info", "%d", "x") end)') end)
     assert.matches("site.lua:1: flowd.log: bad argument", lines[1], 1, true)
   end)

@@ -4,16 +4,15 @@
 -- A line of a CSV file is a key and a tag, or a key, an experiment and an activity, as the kind has it
 -- (`columns`). Fields may stand in double quotes; a line that starts with # is a comment, and a first
 -- line that calls its columns "tag" or "experiment" is a heading.
+local show = require("flowd.show")
+
 local find, sub, byte = string.find, string.sub, string.byte
 
 local contents = {}
 
 local PROBLEMS_MAX = 20
 local ROWS_PER_TURN = 256
-
-local function show(key)
-  return type(key) == "string" and ("%q"):format(key) or tostring(key)
-end
+local ANY_TAG = 64 -- stands for a tag that is wrong
 
 --- Collects what is wrong: each problem once, the first ones only.
 local Problems = {}
@@ -63,7 +62,9 @@ function contents.from_table(builder, values, resolve, problems, where)
       if message then message = ("[%s]: %s"):format(show(key), message) end
     else
       local tag, refusal = resolve(value)
-      if tag then message = builder:add(key, tag, i) else message = ("[%s]: %s"):format(show(key), refusal) end
+      -- A wrong key says more than a wrong value, as of a list where names were expected.
+      message = builder:add(key, tag or ANY_TAG, i)
+      if not tag and not message then message = ("[%s]: %s"):format(show(key), refusal) end
     end
     if message then problems:add(where(key), message) end
   end
@@ -142,12 +143,19 @@ local function is_heading(fields)
   return last and headings[last:lower()] ~= nil
 end
 
+-- Spreadsheets like to separate by ";" or tabs.
+local function wrong_count(columns, fields, line)
+  local other = #fields == 1 and line:match("[;\t]")
+  return ("expected %s; got %d field%s: %s%s"):format(columns, #fields, #fields == 1 and "" or "s", show(trim(line)),
+    other and (" — fields are separated by commas, not by %s"):format(other == ";" and '";"' or "tabs") or "")
+end
+
 local function put_row(builder, line, resolve, number, columns, first)
   local fields, message = contents.fields(line)
   if not fields then return message end
   if first and is_heading(fields) then return nil end
   if builder.row then return builder:row(fields, resolve, number) end
-  if #fields < 2 or #fields > 3 then return ("expected %s; got %d field%s"):format(columns, #fields, #fields == 1 and "" or "s") end
+  if #fields < 2 or #fields > 3 then return wrong_count(columns, fields, line) end
   local tag, refusal = resolve(fields[2], fields[3])
   if not tag then return refusal end
   return builder:add(fields[1], tag, number)

@@ -2,6 +2,7 @@
 --- Maps asked in order: the first that has an answer gives the tag. An item is a map, asked with what
 --- find was given; { "dst", map }, asked with that field of the flow that find was given; or a tag.
 local held = require("flowd.map.held")
+local show = require("flowd.show")
 local suggest = require("flowd.suggest")
 
 local ITEMS_MAX = 100
@@ -17,6 +18,9 @@ local kinds = {
   user = "globs", comm = "globs", cgroup = "globs", uid = "exact", protocol = "exact", state = "exact", family = "exact",
 }
 
+-- Which are texts.
+local texts = { application = true, plugin = true, user = true, comm = true, cgroup = true, protocol = true, state = true }
+
 local field_names = { "default" }
 for name in pairs(kinds) do field_names[#field_names + 1] = name end
 table.sort(field_names)
@@ -25,8 +29,23 @@ local Builder = {}
 Builder.__index = Builder
 
 ---@param _ table settings
----@param maps table is_map, builder(kind) and wrap(kind, number, held): of flowd.map
+---@param maps table is_map, kind_of, builder(kind) and wrap(kind, number, held): of flowd.map
 function first_of.new(_, maps) return setmetatable({ maps = maps, items = {}, by_field = {} }, Builder) end
+
+-- An item { "dst", map }, or what is wrong with it.
+function Builder:asked_with(field, map, more)
+  if not self.maps.is_map(map) or more ~= nil then
+    return nil, ('expected a field of the flow and a map, as in { "dst", servers }; got %s, %s'):format(show(field), show(map))
+  end
+  if not kinds[field] then
+    return nil, ("a flow has no field %s that a map is for%s"):format(show(field), suggest.hint(field, field_names))
+  end
+  local kind, wanted = self.maps.kind_of(map), kinds[field]
+  if kind == wanted or kind == "first_of" or kind == "exact" and wanted ~= "prefixes" or kind == "globs" and texts[field] then
+    return { field = field, map = map }
+  end
+  return nil, ("flow.%s can be asked of a map.%s; got a map.%s"):format(field, wanted, kind)
+end
 
 function Builder:entry(key, value, resolve)
   local is_map = self.maps.is_map
@@ -34,11 +53,10 @@ function Builder:entry(key, value, resolve)
   local item
   if is_map(value) then
     item = { map = value }
-  elseif type(value) == "table" and is_map(value[2]) then
-    if not kinds[value[1]] then
-      return ("a flow has no field %s that a map is for%s"):format(tostring(value[1]), suggest.hint(value[1], field_names))
-    end
-    item = { field = value[1], map = value[2] }
+  elseif type(value) == "table" and (is_map(value[1]) or is_map(value[2]) or kinds[value[1]]) then
+    local message
+    item, message = self:asked_with(value[1], value[2], value[3])
+    if not item then return message end
   else
     local tag, message = resolve(value)
     if not tag then return message end

@@ -5,6 +5,7 @@ local ffi = require("ffi")
 local api = require("flowd.api")
 local memory = require("flowd.memory")
 local numbers = require("flowd.numbers")
+local show = require("flowd.show")
 
 local error, type = error, type
 local glob_find = api.glob_map_find
@@ -36,7 +37,7 @@ end
 local function counted(self) return self.account:grow(tonumber(api.glob_map_memory(self.map))) end
 
 function Builder:add(pattern, tag)
-  if type(pattern) ~= "string" then return ('expected a pattern such as "xrootd*"; got %s'):format(tostring(pattern)) end
+  if type(pattern) ~= "string" then return ('expected a pattern such as "xrootd*"; got %s'):format(show(pattern)) end
   self.count = self.count + 1
   if self.full or self.count % COUNTED_EVERY == 0 and not counted(self) then
     self.full = true
@@ -61,7 +62,7 @@ end
 function globs.find(number, text)
   if text == nil then return nil end
   if type(text) ~= "string" then
-    error(("find: expected a text; got %s"):format(tostring(text)), 3)
+    error(("find: expected a text; got %s"):format(show(text)), 3)
   elseif not (number >= 0 and number < MAPS_MAX) then
     error("this map was changed", 3)
   end

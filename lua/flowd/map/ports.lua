@@ -4,6 +4,7 @@ local ffi = require("ffi")
 local declaration = require("flowd.rules.declaration")
 local numbers = require("flowd.numbers")
 local pages = require("flowd.pages")
+local show = require("flowd.show")
 
 local error, type = error, type
 
@@ -54,7 +55,7 @@ end
 
 function ports.find(number, port)
   if type(port) ~= "number" or not (port >= 0 and port <= 65535) then
-    error(("find: expected a port; got %s"):format(tostring(port)), 3)
+    error(("find: expected a port, a number from 1 to 65535; got %s"):format(show(port)), 3)
   elseif not (number >= 0 and number < MAPS_MAX) then
     error("this map was changed", 3)
   end

@@ -2,6 +2,7 @@
 --- Tags at random, each with its weight. By Walker's alias method: one draw, whatever their number.
 local api = require("flowd.api")
 local held = require("flowd.map.held")
+local show = require("flowd.show")
 
 -- Every Lua state starts with the same numbers.
 math.randomseed(tonumber(api.clock_realtime_us() % 2147483647ULL))
@@ -21,7 +22,7 @@ function random.new() return setmetatable({ tags = {}, weights = {} }, Builder) 
 function Builder:put(tag, weight)
   local number = tonumber(weight)
   if not number or not (number > 0 and number < 1e9) then
-    return ("expected a weight above 0; got %s"):format(tostring(weight))
+    return ("expected a weight above 0; got %s"):format(show(weight))
   end
   self.tags[#self.tags + 1], self.weights[#self.weights + 1] = tag, number
 end

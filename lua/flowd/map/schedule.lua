@@ -4,6 +4,7 @@
 local ffi = require("ffi")
 local api = require("flowd.api")
 local numbers = require("flowd.numbers")
+local show = require("flowd.show")
 local suggest = require("flowd.suggest")
 
 local error, type = error, type
@@ -30,7 +31,8 @@ local function day_of(word)
   local short = word:sub(1, 3)
   local full = { mon = "monday", tue = "tuesday", wed = "wednesday", thu = "thursday", fri = "friday", sat = "saturday", sun = "sunday" }
   if #word >= 3 and days[short] and full[short]:sub(1, #word) == word then return days[short] end
-  return nil, ("unknown day %q%s"):format(word, suggest.hint(word, day_names))
+  local hint = suggest.hint(word, day_names)
+  return nil, ("unknown day %q%s"):format(word, hint ~= "" and hint or '; expected one of mon to sun, days such as "mon-fri", or "always"')
 end
 
 -- Adds the days of "mon-fri" or "sat" to a set.
@@ -63,10 +65,10 @@ end
 -- The set of days, and the lists of times, of an entry's key.
 local function read(key)
   if type(key) ~= "string" or not key:find("%S") then
-    return nil, ('expected a time such as "mon-fri 08:00-18:00"; got %s'):format(tostring(key))
+    return nil, ('expected a time such as "mon-fri 08:00-18:00"; got %s'):format(show(key))
   end
   local set, times = {}, {}
-  for word in key:lower():gmatch("[^%s,]+") do
+  for word in key:lower():gsub("%s*%-%s*", "-"):gmatch("[^%s,]+") do
     local message
     if word:find("%d") then
       local from, to = times_of(word)
@@ -99,7 +101,7 @@ local function zone_of(zone)
     end
   end
   return nil, ('zone: expected "local", "UTC", a difference such as "+02:00", or a name below %s such as "Europe/Zurich"; got %s')
-    :format(ZONES, tostring(zone))
+    :format(ZONES, show(zone))
 end
 
 -- ---- making ------------------------------------------------------------------------
@@ -166,7 +168,7 @@ function schedule.find(number, key)
     time = key.time
   end
   if type(time) ~= "number" or not (time >= 0 and time < 2 ^ 40) then
-    error(("find: expected a flow, seconds of UNIX time or nothing, for now; got %s"):format(tostring(key)), 3)
+    error(("find: expected a flow, seconds of UNIX time or nothing, for now; got %s"):format(show(key)), 3)
   elseif not (number >= 0 and number < MAPS_MAX) then
     error("this map was changed", 3)
   end

@@ -219,7 +219,8 @@ end
 
 -- The stack down to the rule's function: what called that is the same each time.
 local function trim(message)
-  message = tostring(message)
+  -- Behind `return f()` nothing is left of the line: what called the rule is no help, the rule's own place stands before it.
+  message = tostring(message):gsub("^rules:%d+: ", ""):gsub("^lua/flowd/rules/chain%.lua:%d+: ", "")
   local start = message:find("\nstack traceback:", 1, true)
   if not start then return message end
   local stack = message:sub(start):gsub("\n%s*=?rules:%d.*$", ""):gsub("\t", "  ")

@@ -6,6 +6,7 @@ local ffi = require("ffi")
 require("flowd.api")
 local addresses = require("flowd.addresses")
 local read_range = require("flowd.rules.ranges").read
+local show = require("flowd.show")
 local suggest = require("flowd.suggest")
 
 local declaration = {}
@@ -22,10 +23,6 @@ local PORT_MAX = 65535
 ---@field application? string
 ---@field route? integer mask of backends
 ---@field verdict? "drop"|"accept"
-
-local function show(value)
-  return type(value) == "string" and ("%q"):format(value) or type(value) == "table" and "a table" or tostring(value)
-end
 
 local function sorted_keys(t)
   local names = {}
@@ -51,14 +48,14 @@ function Check:fail(path, format, ...)
 end
 
 -- Every item of a value or list through fn(item), which returns a number, or nil and a message.
-function Check:numbers(path, value, fn)
+function Check:numbers(path, value, fn, when_empty)
   local list = as_list(value)
   local numbers = {}
   if not list then
     self:fail(path, "expected a value or a list; got a table with named fields")
     return numbers
   end
-  if #list == 0 then self:fail(path, "the list is empty: it would never match") end
+  if #list == 0 then self:fail(path, "the list is empty: %s", when_empty or "it would never match") end
   for _, item in ipairs(list) do
     local number, message = fn(item)
     if number then
@@ -238,9 +235,11 @@ local matchers = {
 }
 declaration.match_fields = order
 
+local examples = { match = "match = { dst_port = 1094 }", set = 'set = { experiment = "atlas" }' }
+
 function Check:closed(path, value, fields)
   if type(value) ~= "table" then
-    self:fail(path, "expected a table; got %s", show(value))
+    self:fail(path, "expected a table%s; got %s", examples[path] and ", as in " .. examples[path] or "", show(value))
     return false
   end
   for key in pairs(value) do
@@ -292,7 +291,12 @@ function Check:set(value, out)
     out.experiment = 0
   elseif value.experiment ~= nil then
     local id, message = self.registry:experiment_id(value.experiment)
-    if not id then self:fail("set.experiment", "%s", message) end
+    local name, activity = tostring(value.experiment):match("^([^/]+)/([^/]+)$")
+    if not id and name then
+      self:fail("set.experiment", "%s; an activity stands beside it: set = { experiment = %q, activity = %q }", message, name, activity)
+    elseif not id then
+      self:fail("set.experiment", "%s", message)
+    end
     out.experiment = id
   end
   if value.activity ~= nil and (value.experiment == nil or out.experiment) then self:set_activity(value.activity, out) end
@@ -318,7 +322,7 @@ function Check:route(value, out)
     local names = sorted_keys(self.backends)
     return nil, ("no backend %s is configured (there is %s)%s"):format(show(name),
       #names == 0 and "none" or table.concat(names, ", "), suggest.hint(name, names))
-  end)
+  end, "to send a flow to no backend say drop = true")
   out.route = mask
 end
 

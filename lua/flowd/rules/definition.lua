@@ -1,5 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- What `rule "name" …` makes, before it is compiled.
+local show = require("flowd.show")
+
 local definition = {}
 
 ---@class flowd.Rule
@@ -26,13 +28,13 @@ function definition.maker(on_rule, named)
   return function(name)
     if type(name) ~= "string" or name == "" or #name > 64 or name:find("%c") then
       error(('rule: expected a name of 1 to 64 characters, as in rule "web" {…}; got %s')
-        :format(type(name) == "string" and ("%q"):format(name) or type(name)), 2)
+        :format(show(name)), 2)
     end
     local at = debug.getinfo(2, "Sl")
     local file, line = at.source:sub(2), at.currentline
     local function give(body)
       if type(body) ~= "function" and type(body) ~= "table" then
-        error(('rule "%s": expected a function or a table; got %s'):format(name, type(body)), 2)
+        error(('rule "%s": expected a function or a table; got %s'):format(name, show(body)), 2)
       end
       named[give] = nil
       local rule = setmetatable({ name = name, body = body, file = file, line = line }, Rule)
@@ -51,6 +53,7 @@ local function verdict(name)
     __tostring = function() return name end,
     __index = function(_, field) error(("%s has no field %s: write `return %s`"):format(name, tostring(field), name), 2) end,
     __newindex = function() error(("%s cannot be changed"):format(name), 2) end,
+    __call = function() error(("%s is returned, not called: write `return %s`"):format(name, name), 0) end,
     __metatable = false,
   })
 end

@@ -4,15 +4,13 @@
 --     bytes_sent = ">= 10M"    duration = { "..1m", "1h..2h" }    start_time = "2026-03-01..2026-03-31"
 --
 -- A range is { first, last }, both included; last = math.huge: no end.
+local show = require("flowd.show")
+
 local ranges = {}
 
 local amount_units = { [""] = 1, k = 1e3, M = 1e6, G = 1e9, T = 1e12, Ki = 2 ^ 10, Mi = 2 ^ 20, Gi = 2 ^ 30, Ti = 2 ^ 40 }
 local second_units = { [""] = 1e6, ms = 1e3, s = 1e6, m = 60e6, h = 3600e6, d = 86400e6 }
 local MAX = 2 ^ 53
-
-local function show(value)
-  return type(value) == "string" and ("%q"):format(value) or tostring(value)
-end
 
 -- A number with a unit, as the first and last whole number that it means.
 local function scaled(units)

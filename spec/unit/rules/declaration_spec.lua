@@ -201,6 +201,6 @@ describe("rule", function()
     end
     refused('\nrule { match = {} }', "^site.lua:2: rule: expected a name")
     refused('\nrule "" {}', "^site.lua:2: rule: expected a name")
-    refused('\n\nrule "r" "drop"', '^site.lua:3: rule "r": expected a function or a table; got string')
+    refused('\n\nrule "r" "drop"', '^site.lua:3: rule "r": expected a function or a table; got "drop"')
   end)
 end)

@@ -141,7 +141,7 @@ describe("a mistake in a rule function is an error of its line:", function()
       ["flow.experiment = 1.5"] = "experiment: expected a name or an id from 0 (unset) to 511; got 1.5",
       ["flow.experiment = 0/0"] = "experiment: expected a name or an id from 0 (unset) to 511; got",
       ["flow.experiment = 2ULL"] = "experiment: expected a name or an id from 0 (unset) to 511; got 2ULL",
-      ["flow.experiment = {}"] = "experiment: expected a name or an id from 0 (unset) to 511; got table",
+      ["flow.experiment = {}"] = "experiment: expected a name or an id from 0 (unset) to 511; got a table",
       ['flow.experiment = "atlsa"'] = 'unknown experiment "atlsa" — did you mean "atlas"?',
       ["flow.activity = 64"] = "activity: expected a name or an id from 0 (unset) to 63; got 64",
       ['flow.activity = "Data Challenge"'] = 'activity "Data Challenge": a name needs an experiment, and none is set',
