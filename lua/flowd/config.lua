@@ -187,14 +187,23 @@ function Loader:load_module(kind, key, section, directories)
 end
 
 -- Options are data: plugins and backends live in another Lua state.
-function Loader:check_plain(value, keys)
+function Loader:check_plain(value, keys, above)
   local kind = type(value)
   if kind == "table" then
+    if getmetatable(value) ~= nil then return self:fail(keys, "expected a plain table; got one with a metatable: options are data") end
+    above = above or {}
+    if above[value] then return self:fail(keys, "a table holds itself: options are data") end
+    above[value] = true
     for key, item in pairs(value) do
-      keys[#keys + 1] = key
-      self:check_plain(item, keys)
-      keys[#keys] = nil
+      if type(key) == "string" or type(key) == "number" then
+        keys[#keys + 1] = key
+        self:check_plain(item, keys, above)
+        keys[#keys] = nil
+      else
+        self:fail(keys, ("expected texts and numbers as keys; got a %s"):format(type(key)))
+      end
     end
+    above[value] = nil
   elseif kind ~= "nil" and kind ~= "boolean" and kind ~= "number" and kind ~= "string" then
     self:fail(keys, ("a %s cannot be handed to a plugin or backend: options are data"):format(kind))
   end

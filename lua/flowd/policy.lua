@@ -12,6 +12,7 @@ local show = require("flowd.show")
 local state = require("flowd.state")
 local suggest = require("flowd.suggest")
 local timers = require("flowd.timers")
+local cell = require("flowd.view").cell
 
 local policy = {}
 
@@ -44,6 +45,11 @@ local function say(level, format, ...)
   if not ok then error(("flowd.log: %s"):format((text:gsub("to '%?'", "of string.format"))), 2) end
   if dry.on then return dry.say(("%s: %s"):format(level, text)) end
   logger(level, "%s", text)
+end
+
+-- What is made by a running rule would be made for each flow, and never be of use.
+local function not_in_a_rule(what)
+  if cell.event ~= nil then error(("%s cannot be made by a rule: make it in the file, outside of rules"):format(what), 4) end
 end
 
 -- The words that rule files and files of maps share.
@@ -86,12 +92,18 @@ function policy.new(files)
   timers.forget()
   local box = sandbox.new()
   local self = setmetatable({ box = box, env = box.env, made = {}, named = {} }, Policy)
-  box:define("rule", definition.maker(function(rule) self.made[#self.made + 1] = rule end, self.named))
+  box:define("rule", definition.maker(function(rule)
+    not_in_a_rule("a rule")
+    self.made[#self.made + 1] = rule
+  end, self.named))
   box:define("drop", definition.drop)
   box:define("accept", definition.accept)
   if files then box:define("require", helpers.require(box, files)) end
   self.files = files and map_files(files)
-  words_of(box, map.makers(function(made) unbound[#unbound + 1] = made end, self.files))
+  words_of(box, map.makers(function(made)
+    not_in_a_rule("a map")
+    unbound[#unbound + 1] = made
+  end, self.files))
   return self
 end
 

@@ -68,7 +68,7 @@ function Builder:failure(message, trace)
     return { ("%s: not enough memory: memory_limit is %d MB"):format(self.path,
       tonumber(api.heap_limit(self.policy.heap)) / MIB) }
   end
-  return { ("%s: internal error: %s\n%s"):format(self.path, tostring(message), tostring(trace)) }
+  return { ("%s: internal error: %s%s"):format(self.path, tostring(message), trace and "\n" .. tostring(trace) or "") }
 end
 
 --- Go on for a while.

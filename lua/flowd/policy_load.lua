@@ -6,6 +6,7 @@ local ffi = require("ffi")
 local api = require("flowd.api")
 local config = require("flowd.config")
 local counters = require("flowd.counters")
+local definition = require("flowd.rules.definition")
 local host = require("flowd.host")
 local inside = require("flowd.policy_inside")
 local map_timer = require("flowd.map.timer")
@@ -72,7 +73,7 @@ function load.compile(options)
   jit.on()
   function chain.on_discard(rule)
     for _, defined in ipairs(loaded.rules) do
-      if defined.name == rule.name then defined.body = false end
+      if defined.name == rule.name then definition.discard(defined) end
     end
   end
   return #chain.rules

@@ -121,6 +121,9 @@ end
 -- values: by key. turn: by key, the place in `order`, which holds the keys from the oldest (head) to the
 -- newest (tail); a place whose key has another turn by now is empty.
 
+-- What raises in the middle (memory or the stack may be used up anywhere) leaves a table as good as it was: what
+-- allocates or calls comes before what must change together.
+
 -- A key as it is kept.
 local function plain_key(key)
   if type(key) == "number" and key == key then return key end
@@ -175,9 +178,10 @@ local function compact(store)
     local key = store.order[at]
     if store.turn[key] == at then
       tail = tail + 1
-      order[tail], store.turn[key] = key, tail
+      order[tail] = key
     end
   end
+  for at = 1, tail do store.turn[order[at]] = at end
   store.order, store.head, store.tail = order, 1, tail
 end
 
@@ -185,12 +189,11 @@ local function forget_oldest(store)
   while store.head <= store.tail do
     local key, at = store.order[store.head], store.head
     if dry.on then note_place(store, at) end
+    local there = store.turn[key] == at
+    if there then remove(store, key) end
     store.order[at] = nil
     store.head = at + 1
-    if store.turn[key] == at then
-      remove(store, key)
-      return
-    end
+    if there then return end
   end
 end
 
@@ -210,7 +213,9 @@ local function put(store, key, value)
     end
     store.tail = store.tail + 1
     store.order[store.tail], store.turn[key] = key, store.tail
+    store.values[key] = value
     store.count = store.count + 1
+    return
   elseif dry.on then
     note_key(store, key)
   end

@@ -2,30 +2,11 @@
 --- Ways out of the sandbox that are known of Lua sandboxes, each tried in a rule that runs.
 local cleanup = require("spec.support.cleanup")
 local config = require("flowd.config")
+local escape = require("spec.support.escape")
 local support = require("spec.support.policy")
 local temp = require("spec.support.temp")
 
--- Run statements as a rule on one event: what it returns by `out(value)`, or its error.
-local function attempt(statements)
-  local chain = support.chain(('local result\nrule "escape" (function(flow)\n%s\nend)'):format(statements))
-  local result
-  local lines = support.logged(function() result = support.run(chain) end)
-  return lines, result
-end
-
--- The rule fails, with that in its message.
-local function fails(statements, expected)
-  local lines = attempt(statements)
-  assert.equal(1, #lines, statements .. " went through")
-  assert.matches(expected or "", lines[1], 1, true)
-end
-
--- An expression has a value: told by way of the flow's activity, 1 for true.
-local function holds(expression)
-  local lines, result = attempt(("flow.activity = (function() %s end)() and 1 or 2"):format(expression))
-  assert.same({}, lines)
-  assert.equal(1, result.activity, expression)
-end
+local attempt, fails, holds = escape.attempt, escape.fails, escape.holds
 
 describe("nothing leads out of the sandbox:", function()
   after_each(cleanup.all)

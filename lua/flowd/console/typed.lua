@@ -200,7 +200,7 @@ function typed.rule(session, name, placement)
     arguments.check("rule", body)
     session:change(("rule %q: %s"):format(tostring(name), session.code:gsub("%s+", " "):sub(1, 300)))
     local rule = give(body)
-    rule.file, rule.line = "console", line
+    definition.place(rule, "console", line)
     typed.add(session, rule, placement)
     return ("rule %q is in force; a reload takes it away, delta() tells it"):format(rule.name)
   end

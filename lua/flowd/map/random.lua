@@ -28,6 +28,7 @@ function Builder:put(tag, weight)
 end
 
 function Builder:entry(key, value, resolve)
+  if type(key) ~= "string" and type(key) ~= "number" then return ("expected a tag and its weight; got the key %s"):format(show(key)) end
   local weighted = type(key) == "string"
   local tag, message = resolve(weighted and key or value)
   if not tag then return message end

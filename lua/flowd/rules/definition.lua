@@ -9,16 +9,42 @@ local definition = {}
 ---@field body fun(flow: flowd.Flow)|table the function, or the declaration
 ---@field file string where it was written
 ---@field line integer
-local Rule = {}
-Rule.__metatable = false
-Rule.__tostring = function(self) return ('rule "%s"'):format(self.name) end
 
 -- Rules made by `rule`, and by nothing that only looks like one.
 local made = setmetatable({}, { __mode = "k" })
 
+-- A rule at this key: its fields. Scripts have not got the key.
+local FIELDS = {}
+
+-- What a script holds of a rule: it cannot be changed.
+local function handle(fields)
+  return setmetatable({}, {
+    __index = function(_, key)
+      if key == FIELDS then return fields end
+      return fields[key]
+    end,
+    __newindex = function() error(('rule "%s" cannot be changed'):format(fields.name), 2) end,
+    __tostring = function() return ('rule "%s"'):format(fields.name) end,
+    __metatable = false,
+  })
+end
+
 ---@param value any
 ---@return boolean
 function definition.is_rule(value) return type(value) == "table" and made[value] == true end
+
+--- Forget the body of a rule that is not to run again: what it holds can go.
+---@param rule flowd.Rule
+function definition.discard(rule) rule[FIELDS].body = false end
+
+--- Say that a rule was written elsewhere.
+---@param rule flowd.Rule
+---@param file string
+---@param line integer
+function definition.place(rule, file, line)
+  local fields = rule[FIELDS]
+  fields.file, fields.line = file, line
+end
 
 --- The function `rule` of an environment.
 ---@param on_rule fun(rule: flowd.Rule) is told each rule that is made
@@ -37,7 +63,7 @@ function definition.maker(on_rule, named)
         error(('rule "%s": expected a function or a table; got %s'):format(name, show(body)), 2)
       end
       named[give] = nil
-      local rule = setmetatable({ name = name, body = body, file = file, line = line }, Rule)
+      local rule = handle({ name = name, body = body, file = file, line = line })
       made[rule] = true
       on_rule(rule)
       return rule
