@@ -27,6 +27,13 @@ function console.ask(path, code, options)
   return status, table.concat(out), message
 end
 
+--- The same for what must succeed: its output.
+function console.answer(path, code, options)
+  local status, out, message = console.ask(path, code, options)
+  if status ~= client.status.ok then error(code .. ": " .. message, 3) end
+  return out
+end
+
 local raw = {}
 raw.__index = raw
 

@@ -9,11 +9,11 @@ local changes = {}
 local made, count = {}, 0
 
 --- Remember a change.
----@param key string what was changed: "rule NAME", "loglevel"
+---@param key string what was changed: "rule NAME", "switch NAME", "timer N"; "option NAME", these come last
 ---@param text string|nil Lua that says the same in the files; nil: it is again as there
 function changes.set(key, text)
   count = count + 1
-  made[key] = text and { order = made[key] and made[key].order or count, text = text } or nil
+  made[key] = text and { option = key:find("^option ") ~= nil, order = made[key] and made[key].order or count, text = text } or nil
 end
 
 ---@param key string
@@ -25,7 +25,10 @@ function changes.get(key) return made[key] and made[key].text end
 function changes.lines()
   local list, texts = {}, {}
   for _, change in pairs(made) do list[#list + 1] = change end
-  table.sort(list, function(a, b) return a.order < b.order end)
+  table.sort(list, function(a, b)
+    if a.option ~= b.option then return b.option end
+    return a.order < b.order
+  end)
   for i, change in ipairs(list) do texts[i] = change.text end
   return texts
 end

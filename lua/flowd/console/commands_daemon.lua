@@ -3,6 +3,7 @@
 --- anywhere.
 jit.off(true, true)
 
+local changes = require("flowd.console.changes")
 local counters = require("flowd.counters")
 local format = require("flowd.console.format")
 local place = require("flowd.console.place")
@@ -80,6 +81,9 @@ local function registry(_, name)
   return format.view(list, { text = show_registry, rows = true })
 end
 
+-- What it was when the configuration was loaded.
+local configured_level
+
 local levels = { trace = true, debug = true, info = true, warn = true, error = true }
 
 return {
@@ -129,6 +133,9 @@ return {
       local before = place.call("console_loglevel")
       session:change(("loglevel %q, was %q"):format(level, before))
       place.call("console_loglevel", level)
+      configured_level = configured_level or before
+      changes.set("option log.level", level ~= configured_level
+        and ("-- beside rules, not among them:\nlog = { level = %q },"):format(level) or nil)
       return level
     end,
   },

@@ -9,6 +9,7 @@ local fields = require("flowd.console.flow_fields")
 local format = require("flowd.console.format")
 local place = require("flowd.console.place")
 local slice = require("flowd.slice")
+local suggest = require("flowd.suggest")
 
 slice.may_be_left()
 
@@ -106,6 +107,17 @@ end
 
 local record_class = format.class({ text = show_flow, keys = fields.keys })
 
+-- A name that is none is a mistake: it would be nil for every flow.
+local function unknown_field(name)
+  error(("a flow has no field %s%s"):format(tostring(name),
+    type(name) == "string" and suggest.hint(name, fields.keys) or ""), 3)
+end
+
+function record_class.__index(_, name)
+  if type(name) == "string" and not fields.get[name] then unknown_field(name) end
+  return nil
+end
+
 local function shown(record) return setmetatable(record, record_class) end
 
 -- A record of which each field is made when it is asked for: most flows are asked for one or two.
@@ -115,6 +127,7 @@ local lazy_class = format.class({
 })
 function lazy_class.__index(f, name)
   local make = fields.get[name]
+  if not make and type(name) == "string" then unknown_field(name) end
   return make and make(rawget(f, fields.SLOT))
 end
 
@@ -153,36 +166,60 @@ local function show_groups(list, write, width, view)
   if #list == 0 then return write("no flow\n") end
   format.columns({ { title = view.info.by:upper() }, { title = "FLOWS", right = true }, { title = "SENT", right = true },
     { title = "RECEIVED", right = true } }, #list, row, write, width)
+  if #list < view.info.total then write(("%d of %d; limit=N shows more\n"):format(#list, view.info.total)) end
 end
 
 -- A list with something beside it that is no entry.
 local function listed(list, info, show) return format.view(list, { text = show, rows = true, info = info }) end
 
-local function grouped(query, by)
+local group_order = { flows = true, bytes_sent = true, bytes_received = true, value = true }
+
+-- One experiment is asked about: its activities have names.
+local function one_experiment(given)
+  local list = {}
+  for name in pairs(type(given.experiment) == "table" and given.experiment or { given.experiment }) do list[#list + 1] = name end
+  if #list ~= 1 then return nil end
+  return (place.registry():experiment_id(type(given.experiment) == "table" and given.experiment[1] or given.experiment))
+end
+
+local function grouped(query, given)
+  local by, sort, descending = given.by, given.sort or "-flows", false
+  if type(sort) == "string" and sort:sub(1, 1) == "-" then sort, descending = sort:sub(2), true end
+  if not group_order[sort] then
+    error(('flows: sort: with by, expected "flows", "bytes_sent", "bytes_received" or "value", or one of them with "-" in front; got %s')
+      :format(type(sort) == "string" and format.quote(given.sort) or type(sort)), 0)
+  end
   if api.flow_query_group_by(query, fields.number("by", by)) ~= 0 then
     error(('flows: by: expected experiment, activity, plugin, rule, protocol, family, src_port or dst_port; got "%s"'):format(by), 0)
   end
   api.flow_query_order(query, 0, false, 0, true)
   run(query)
-  local list = {}
+  local list, experiment = {}, one_experiment(given)
   local value = api.flow_query_group_next(query, 0)
   while value < C.FLOW_QUERY_GROUPS do
     local entry = sums(api.flow_query_group(query, value))
-    entry.value, entry.name = value, fields.label(by, value)
+    entry.value, entry.name = value, fields.label(by, value, experiment)
     list[#list + 1] = entry
     value = api.flow_query_group_next(query, value + 1)
   end
   slice.library.table.sort(list, function(a, b)
-    if a.flows ~= b.flows then return a.flows > b.flows end
+    local x, y = a[sort], b[sort]
+    if x ~= y then
+      if descending then return x > y end
+      return x < y
+    end
     return a.value < b.value
   end)
-  return listed(list, { by = by }, show_groups)
+  local total = #list
+  for i = total, (given.limit or total) + 1, -1 do list[i] = nil end
+  return listed(list, { by = by, total = total }, show_groups)
 end
 
 local function check(given)
   local limit = given.limit
   if limit ~= nil and (type(limit) ~= "number" or limit < 1 or limit > LIMIT_MAX or limit % 1 ~= 0) then
-    error(("flows: limit: expected a number from 1 to %d; got %s"):format(LIMIT_MAX, tostring(limit)), 0)
+    error(("flows: limit: expected a number from 1 to %d; got %s"):format(LIMIT_MAX,
+      type(limit) == "string" and format.quote(limit) or tostring(limit)), 0)
   end
   if given.where ~= nil and type(given.where) ~= "function" then
     error("flows: where: expected a function of a flow, as in where=function(f) return f.src_port > 1023 end", 0)
@@ -196,7 +233,7 @@ local function flows(_, given)
   check(given)
   local query = fields.query()
   fields.restrict(query, given)
-  if given.by ~= nil then return grouped(query, given.by) end
+  if given.by ~= nil then return grouped(query, given) end
   if (given.count or given.sum) and not given.where then
     api.flow_query_order(query, 0, false, 0, true)
     run(query)
@@ -290,8 +327,10 @@ local function watch(session, what, seconds)
   end
   while true do
     local value = fn()
-    session:say(os.date("!%H:%M:%S ", tonumber(api.clock_realtime_us()) / 1e6))
-    format.text(value, function(text) session:say(text) end, session.width)
+    session:stream(value, function(write)
+      write(os.date("!%H:%M:%S ", tonumber(api.clock_realtime_us()) / 1e6))
+      format.text(value, write, session.width)
+    end)
     session:wait(seconds)
   end
 end
@@ -310,7 +349,8 @@ local conditions = {
   where = "a function that is given each flow and says whether to take it: slower, for what else there is",
   sort = 'the field to sort by, "-bytes_sent" for the largest first', limit = "how many to show, 50 unless given",
   count = "true: only how many", sum = "true: how many, with their octets together",
-  by = "count and sum up by experiment, activity, plugin, rule, protocol, family, src_port or dst_port",
+  by = 'count and sum up by experiment, activity, plugin, rule, protocol, family, src_port or dst_port; sort may be "-flows" (unless '
+    .. 'given), "-bytes_sent" and so on then',
 }
 
 return {
@@ -349,7 +389,8 @@ event: the flow is marked and reported. Shows the flow as it is then, or what be
   },
   {
     name = "watch", usage = "watch(EXPRESSION, SECONDS)", summary = "shows the value of an expression again and again, until Ctrl-C",
-    doc = "EXPRESSION is Lua in quotes, or a function. SECONDS is 1 unless given.",
+    doc = [[EXPRESSION is Lua in quotes, or a function. SECONDS is 1 unless given. With eval --json each value is JSON in a line of
+its own.]],
     example = 'watch("flows{count=true}", 2)', run = watch,
   },
 }

@@ -20,6 +20,9 @@ local function typed() return require("flowd.console.typed") end
 
 local function find(command, name)
   local names = {}
+  if type(name) ~= "string" and type(name) ~= "number" then
+    error(("%s: expected the name of a rule, or its number in rules(); got %s"):format(command, type(name)), 0)
+  end
   for i, rule in ipairs(place.chain().rules) do
     if rule.name == name or i == name then return rule end
     names[i] = rule.name
@@ -95,11 +98,12 @@ end
 
 local function show_event(session, event, all)
   if event.state == ffi.C.FLOW_END or bit.band(event.flags, ffi.C.EVENT_DECIDED) ~= 0 then
-    session:say(view.describe(event) .. ": as its start was decided\n\n")
+    local flow, note = view.describe(event), "as its start was decided"
+    session:stream({ flow = flow, note = note }, function(write) write(flow .. ": " .. note .. "\n\n") end)
     return
   end
-  local lines = explain().format(explain().run(place.chain(), event), { brief = not all })
-  session:say(table.concat(lines, "\n") .. "\n\n")
+  local report = explain().run(place.chain(), event)
+  session:stream(report, function(write) write(table.concat(explain().format(report, { brief = not all }), "\n") .. "\n\n") end)
 end
 
 local function trace(session, given)
@@ -204,7 +208,7 @@ counts what would change.]],
   {
     name = "trace", usage = "trace{…}", summary = "live events, rule by rule, until Ctrl-C or a count",
     doc = [[Shows what the rules made of each event that matches, rules that did nothing left out unless all=true. Events that come
-faster than they can be shown are counted.]],
+faster than they can be shown are counted. With eval --json each event is JSON in a line of its own, as explain gives it.]],
     example = "trace{count=1}", arguments = conditions, run = trace,
   },
   {

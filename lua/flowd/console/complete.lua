@@ -83,12 +83,32 @@ local function registry_names()
   return names
 end
 
+-- Activities of the experiment that is named in the same brackets; of all where none is.
+local function activity_names(inside)
+  local experiment = place.registry():experiment_id(inside:match("experiment%s*=%s*[\"']([^\"']*)[\"']"))
+  local names = {}
+  place.registry():each(function(eid, _, aid, name)
+    if aid and (not experiment or eid == experiment) then names[#names + 1] = name end
+  end)
+  return names
+end
+
+-- Fields to sort by, also in the other direction.
+local function sort_names(text)
+  local names = require("flowd.console.flow_fields").names()
+  if text:sub(1, 1) ~= "-" then return names end
+  for i, name in ipairs(names) do names[i] = "-" .. name end
+  return names
+end
+
 -- A text that begins with a quote: what it may be depends on where it stands.
-local function strings(call, inside)
+local function strings(call, inside, text)
   local argument = inside:sub(-WORDS_MAX):match("([%a_][%w_]*)%s*=%s*{?[^{}=]*$")
   local names
-  if argument == "experiment" or argument == "activity" then
+  if argument == "experiment" then
     names = registry_names()
+  elseif argument == "activity" then
+    names = activity_names(inside)
   elseif call == "registry" then
     names = registry_names()
   elseif call == "help" then
@@ -103,8 +123,12 @@ local function strings(call, inside)
     for _, m in ipairs(place.call("console_modules", argument)) do names[#names + 1] = m.name end
   elseif argument == "protocol" then
     names = { "tcp", "udp" }
-  elseif argument == "sort" or argument == "by" or argument == "sum" then
-    names = require("flowd.console.flow_fields").names()
+  elseif argument == "sort" then
+    names = sort_names(text)
+  elseif argument == "by" then
+    names = { "experiment", "activity", "plugin", "rule", "protocol", "family", "src_port", "dst_port" }
+  elseif argument == "state" then
+    names = { "start", "ongoing", "end" }
   end
   return names or {}
 end
@@ -120,7 +144,7 @@ function complete.complete(session, line)
   local text = line:match("[\"']([^\"']*)$")
   local _, quotes = line:gsub("[\"']", "")
   if text and quotes % 2 == 1 then
-    return text, starting(strings(call, inside and inside:match("^(.*)[\"']") or ""), text, {})
+    return text, starting(strings(call, inside and inside:match("^(.*)[\"']") or "", text), text, {})
   end
   local words = line:sub(-WORDS_MAX)
   local path, word = words:match("([%a_][%w_.]*)[.:]([%w_]*)$")

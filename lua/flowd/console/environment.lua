@@ -27,22 +27,27 @@ end
 -- What a client that may only ask sees of `flowd`. Maps are none of it: they read files.
 local questions = { prefixes = true, address = true }
 
+-- These start something that goes on when the client has left.
+local timers = { ["flowd.every"] = true, ["flowd.after"] = true }
+
 -- What the policy has that cannot be changed.
 local constant = { drop = true, accept = true }
 
 -- The policy's functions: what they are given is looked at first, as they cannot be left in the middle.
-local function checked(library, name, wanted)
+local function checked(library, name, wanted, on_timer)
   local out = {}
   for key, value in next, library do
     local full = name .. "." .. key
     if wanted and not wanted[key] then
       value = nil
     elseif type(value) == "table" then
-      value = checked(value, full)
+      value = checked(value, full, nil, on_timer)
     elseif type(value) == "function" then
       local fn = value
+      local before_timer = on_timer and timers[full]
       value = function(...)
         arguments.check(full, ...)
+        if before_timer then on_timer(full) end
         return fn(...)
       end
     end
@@ -75,14 +80,16 @@ end
 ---@param policy_env table globals of the policy
 ---@param commands table<string, any> the console's own
 ---@param readonly boolean
+---@param on_timer fun(name: string) is told before a timer is started
 ---@return table env
-function environment.new(policy_env, commands, readonly)
+---@return table variables what is assigned
+function environment.new(policy_env, commands, readonly, on_timer)
   local own, variables = {}, {}
   for name, value in pairs(commands) do own[name] = value end
   own.string = copy(rawget(policy_env, "string"), callbacks.string, "string")
   own.table = copy(rawget(policy_env, "table"), callbacks.table, "table")
   own.tostring, own.xpcall, own.setmetatable = callbacks.tostring, callbacks.xpcall, arguments.setmetatable
-  own.flowd = checked(rawget(policy_env, "flowd"), "flowd", readonly and questions or nil)
+  own.flowd = checked(rawget(policy_env, "flowd"), "flowd", readonly and questions or nil, on_timer)
   if readonly then
     -- What a file of the site returns is shared with its rules.
     own.require = function() error("require: you may ask, but not change anything", 2) end

@@ -8,6 +8,7 @@
 -- collected and the output's being added.
 jit.off(true, true)
 
+local changes = require("flowd.console.changes")
 local commands = require("flowd.console.commands")
 local environment = require("flowd.console.environment")
 local format = require("flowd.console.format")
@@ -25,6 +26,7 @@ local FORGOTTEN = "(names that were assigned here are gone: they held too much m
 
 local FLUSH_OCTETS = 32768 -- of output, before the client must have taken it
 local RESULTS_KEPT = 8192 -- octets of what is said about an error
+local CODE_LOGGED = 300
 local ERROR_WIDTH = 2000 -- of one that is a table
 
 ---@class flowd.console.Session
@@ -60,6 +62,17 @@ function Session:say(text)
   self.said[#self.said + 1] = text
   self.octets = self.octets + #text
   if self.octets >= FLUSH_OCTETS and coroutine.isyieldable() then coroutine.yield("output") end
+end
+
+--- Show a value that is not the last one: for programs, JSON in a line of its own.
+---@param value any
+---@param text fun(write: fun(text: string)) for people
+function Session:stream(value, text)
+  local function write(piece) self:write(piece) end
+  if not self.json then return text(write) end
+  self.streamed = true
+  format.json(value, write)
+  self:write("\n")
 end
 
 --- Do nothing for a while.
@@ -115,7 +128,10 @@ local function session_of(client, options)
     self = setmetatable({ client = client, user = options.user, readonly = options.readonly, out = {}, said = {}, octets = 0,
       deferred = {} },
       Session)
-    self.env, self.variables = environment.new(place.env(), commands.bind(self), options.readonly)
+    self.env, self.variables = environment.new(place.env(), commands.bind(self), options.readonly, function(name)
+      self:change(name .. ": " .. self.code:gsub("%s+", " "):sub(1, CODE_LOGGED))
+      changes.set("timer " .. self.code, "-- a timer, outside of the configuration's table:\n" .. self.code)
+    end)
     sessions[client] = self
   end
   return self
@@ -130,7 +146,7 @@ end
 function evaluator.start(client, code, options)
   local self = session_of(client, options)
   self.width, self.json, self.quiet_nil = options.width or 80, options.json or false, options.interactive or false
-  self.code = code
+  self.code, self.streamed = code, false
   local ok, chunk, message, incomplete = memory.call(client, compile, code, self.env)
   if not ok then
     memory.refused()

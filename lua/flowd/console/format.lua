@@ -264,7 +264,7 @@ function encode(value, write, above)
   elseif kind == "boolean" or is_integer64(value) then
     write(scalar(value))
   else
-    encode_string(kind == "string" and value or tostring(value), write)
+    encode_string(kind == "string" and value or kind == "function" and kind or tostring(value), write)
   end
 end
 

@@ -2,6 +2,7 @@
 --- Runs what was typed and shows its values. May be left anywhere.
 jit.off(true, true)
 
+local commands = require("flowd.console.commands")
 local format = require("flowd.console.format")
 
 require("flowd.slice").may_be_left()
@@ -9,6 +10,7 @@ require("flowd.slice").may_be_left()
 local function show(session, count, ...)
   local write = function(text) session:write(text) end
   if session.json then
+    if session.streamed and count == 0 then return end
     -- One value as it is, several as a list.
     if count ~= 1 then write("[") end
     for i = 1, count do
@@ -21,7 +23,11 @@ local function show(session, count, ...)
   end
   for i = 1, count do
     local value = select(i, ...)
-    if not (value == nil and count == 1 and session.quiet_nil) then format.text(value, write, session.width) end
+    local command = type(value) == "function" and commands.of(value)
+    if command then
+      -- Typed without brackets.
+      write(("%s: %s\nhelp(%s) tells more\n"):format(command.usage, command.summary, command.name))
+    elseif not (value == nil and count == 1 and session.quiet_nil) then format.text(value, write, session.width) end
   end
 end
 

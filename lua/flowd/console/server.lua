@@ -5,6 +5,7 @@
 local ffi = require("ffi")
 local api = require("flowd.api")
 local counters = require("flowd.counters")
+local json = require("flowd.json")
 local log = require("flowd.log")
 local loop = require("flowd.loop")
 local watch = require("flowd.watch")
@@ -131,7 +132,7 @@ function Server:act(session, name)
   session.running = "host"
   local ok, message = pcall(self.actions[name], function(done, text)
     if self.sessions[session.client] ~= session then return end
-    queue(session, 0, done and text .. "\n" or "")
+    queue(session, 0, done and (session.json and json.encode(text) or text) .. "\n" or "")
     self:conclude(session, done and ffi.C.CONSOLE_OK or ffi.C.CONSOLE_ERROR, not done and text or "")
     self:schedule()
   end)
@@ -234,7 +235,7 @@ function Server:request(client, kind, body)
     user = session.user, readonly = session.readonly, json = given.format == "json",
     interactive = given.interactive == "1", width = math.min(math.max(tonumber(given.width) or 80, 20), 1000),
   }
-  session.typed = text:sub(1, TEXT_LOGGED)
+  session.typed, session.json = text:sub(1, TEXT_LOGGED), options.json
   if kind == ffi.C.CONSOLE_COMPLETE then
     local ok, list = self:evaluate("complete", session, text, options)
     if ok then queue(session, 0, list:sub(1, PIECE)) end

@@ -7,6 +7,7 @@ local arguments = require("flowd.console.arguments")
 local changes = require("flowd.console.changes")
 local ffi = require("ffi")
 local definition = require("flowd.rules.definition")
+local format = require("flowd.console.format")
 local place = require("flowd.console.place")
 local rules = require("flowd.rules")
 local suggest = require("flowd.suggest")
@@ -127,6 +128,20 @@ local function target(rules_now, placement)
     suggest.hint(tostring(name), names)), 0)
 end
 
+local function commented(text) return "-- " .. text:gsub("\n", "\n-- ") end
+
+-- A rule as an entry of the list `rules`: as it was typed, if that was one rule and nothing else.
+local function entry_of(rule, code)
+  local text = code:gsub("(%f[%w_]rule%s*)%(%s*([\"'][^\"']*[\"'])%s*,%s*%b{}%s*%)", "%1%2"):gsub("^%s+", ""):gsub("[%s,;]+$", "")
+  local _, times = text:gsub("%f[%w_]rule%f[^%w_]", "")
+  if times == 1 and text:find("^rule") and load("return {" .. text .. "}", "=delta", "t") then return text .. "," end
+  if type(rule.body) == "table" then
+    text = ("rule %s %s"):format(format.quote(rule.name), format.line(rule.body, math.huge))
+    if load("return {" .. text .. "}", "=delta", "t") then return text .. "," end
+  end
+  return ("-- rule %q came of this, which is more than an entry of a list:\n%s"):format(rule.name, commented(code))
+end
+
 -- What it takes to say the same in a file.
 local function in_files(rule, text, placement, session, replaced)
   local comments = {}
@@ -143,7 +158,7 @@ local function in_files(rule, text, placement, session, replaced)
     end
   end
   for i, comment in ipairs(comments) do comments[i] = "-- " .. comment .. "\n" end
-  return table.concat(comments) .. text:gsub("%s+$", "") .. (text:find(",%s*$") and "" or ",")
+  return table.concat(comments) .. entry_of(rule, text)
 end
 
 -- The session whose rule is being compiled: another's waits, or it would not know of this one.
