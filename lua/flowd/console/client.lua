@@ -54,7 +54,7 @@ function Client:send(kind, text, options)
   local number = kind == "eval" and ffi.C.CONSOLE_EVAL or kind == "complete" and ffi.C.CONSOLE_COMPLETE or ffi.C.CONSOLE_INTERRUPT
   local body = kind == "interrupt" and "" or options_text(options) .. text
   if #body > ffi.C.CONSOLE_REQUEST_MAX then
-    return nil, ("%d octets are too many: at most %d"):format(#body, ffi.C.CONSOLE_REQUEST_MAX)
+    return nil, ("%d octets of Lua are too many: at most %d"):format(#body, ffi.C.CONSOLE_REQUEST_MAX)
   end
   local status = api.console_client_send(self.core, number, body, #body)
   -- What the daemon said before it closed can still be read.

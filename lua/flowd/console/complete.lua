@@ -66,11 +66,11 @@ local function open_call(line)
     local c = line:sub(position, position)
     if c == ")" or c == "}" then depth = depth + 1 end
     if c == "(" or c == "{" then
-      if depth == 0 then
-        local name = line:sub(math.max(position - WORDS_MAX, 1), position - 1):match("([%a_][%w_]*)%s*%(?%s*$")
-        return name, line:sub(position + 1)
-      end
-      depth = depth - 1
+      local before = line:sub(math.max(position - WORDS_MAX, 1), position - 1)
+      -- The braces of a list that is an argument open no call.
+      local list = depth == 0 and c == "{" and before:find("=%s*$")
+      if depth == 0 and not list then return before:match("([%a_][%w_]*)%s*%(?%s*$"), line:sub(position + 1) end
+      if not list then depth = depth - 1 end
     end
     position = position - 1
   end

@@ -4,6 +4,7 @@ local ffi = require("ffi")
 local api = require("flowd.api")
 local client = require("flowd.console.client")
 local cli = require("flowd.cli")
+local format = require("flowd.console.format")
 
 local terminal = {}
 
@@ -62,7 +63,8 @@ function Terminal:evaluate(chunk, interactive)
     return true
   end
   local status, message = self.connection:ask("eval", chunk, { width = columns(), interactive = 1 }, function(text)
-    io.stdout:write(text)
+    -- What came over the network is shown, but does nothing to the terminal.
+    io.stdout:write(self.editor and format.clean(text) or text)
     io.stdout:flush()
   end, function() self.connection:send("interrupt") end)
   if status == S.incomplete and interactive ~= "last" then return false end
