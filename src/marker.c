@@ -73,17 +73,22 @@ struct marker *marker_open_pinned(uint32_t marks_max, const char *directory, cha
 {
 	struct marker *m = marker_early_take();
 	int r = m ? 0 : marker_new(&m);
+	int pinned = 0;
 
 	libbpf_set_print(print_libbpf);
 	if (r < 0)
 		goto fail;
 	if (directory) {
-		marker_pins_open(&m->pins, directory);
+		pinned = marker_pins_open(&m->pins, directory);
 		m->adopting = true;
 	}
 	r = load(m, marks_max);
-	if (r == 0)
-		return m;
+	if (r != 0)
+		goto fail;
+	/* Of a marker that is not there nobody wants to know what it could not have kept. */
+	if (pinned < 0)
+		marker_pins_warn(directory, pinned);
+	return m;
 fail:
 	snprintf(error, error_size, "cannot load the marking program: %s", strerror(-r));
 	add_hint(r, PRIVILEGES_ALL, error, error_size);

@@ -208,8 +208,11 @@ int64_t marker_netlink_egress_program(int ifindex, uint32_t priority, uint32_t h
 
 /* -- pins: marker_pins.c -- */
 
-/* Make the directory, and mount /sys/fs/bpf if nobody has. 0, or -errno: logged, and nothing is pinned. */
+/* Make the directory, and mount /sys/fs/bpf if nobody has. 0, or -errno: nothing is pinned. */
 int marker_pins_open(struct marker_pins *p, const char *directory);
+
+/* Log what that error means for a marker that goes on. */
+void marker_pins_warn(const char *directory, int error);
 
 /* The directory, by path or as /proc/self/fd/N (marker_pins_prepare): there, and ours? 0 or -errno. */
 int marker_pins_open_directory(const char *directory);

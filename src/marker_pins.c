@@ -59,17 +59,19 @@ int marker_pins_open(struct marker_pins *p, const char *directory)
 	int r = strlen(directory) < sizeof(p->directory) ? marker_pins_open_directory(directory)
 							 : -ENAMETOOLONG;
 
-	if (r < 0) {
-		log_warn("marker: cannot keep marks in %s: %s: flows will be unmarked from when this process "
-			 "ends, "
-			 "however it ends, until the next one has started",
-			 directory, r == -EMEDIUMTYPE ? "no BPF file system (bpffs)" : strerror(-r));
+	if (r < 0)
 		return r;
-	}
 	snprintf(p->directory, sizeof(p->directory), "%s", directory);
 	p->netns = own_netns();
 	p->on = true;
 	return 0;
+}
+
+void marker_pins_warn(const char *directory, int error)
+{
+	log_warn("marker: cannot keep marks in %s: %s: flows will be unmarked from when this process ends, "
+		 "however it ends, until the next one has started",
+		 directory, error == -EMEDIUMTYPE ? "no BPF file system (bpffs)" : strerror(-error));
 }
 
 /* -- maps ---------------------------------------------------------------------------- */

@@ -56,42 +56,44 @@ describe("a daemon that is told to end", function()
     end)
   end
 
-  marked_it("leaves no mark, link, pin, pipe, state or pid file", function()
-    local function programs(device) return a:enter(bpf.egress_programs, device) end
-    local pid_file = temp.dir() .. "/pid"
-    local d = daemon.start({ namespace = a, config = { pid_file = pid_file,
-      backends = { marker = { interfaces = { "eth0", "lo" } } } } })
-    assert.equal(1, #programs("eth0"))
-    assert.equal(tostring(d.pid), (temp.read(pid_file):gsub("%s", "")))
-    assert.is_true(temp.exists(d.pipe))
-    local pinned = pins.directory(d.runtime_dir)
-    assert.is_true(temp.exists(pinned))
-    d:write(("start tcp %s 6000 %s 5000 atlas 1\n"):format(a.address, b.address))
-    d:wait_for_counter("flowd_flows_open", 1)
-    local seen = capture.start(b, "eth0")
-    local server = b:start({ "socat", "-d", "-d", "-u", "TCP6-LISTEN:5000", "STDOUT" })
-    server:expect("listening on")
-    local client = a:start({ "socat", "-u", "STDIN", ("TCP6:[%s]:5000,bind=:6000"):format(b.address), stdin = "pipe" })
-    client:write("marked ")
-    server:expect("marked")
-    assert.is_true(#seen:packets({ src_port = 6000 }) > 0)
-    for _, packet in ipairs(seen:packets({ src_port = 6000 })) do assert.equal(0x10004, bit.band(packet.flow_label, 0x3fefc)) end
+  for _, signal in ipairs({ "TERM", "INT" }) do
+    marked_it("by SIG" .. signal .. " leaves no mark, link, pin, pipe, state or pid file", function()
+      local function programs(device) return a:enter(bpf.egress_programs, device) end
+      local pid_file = temp.dir() .. "/pid"
+      local d = daemon.start({ namespace = a, config = { pid_file = pid_file,
+        backends = { marker = { interfaces = { "eth0", "lo" } } } } })
+      assert.equal(1, #programs("eth0"))
+      assert.equal(tostring(d.pid), (temp.read(pid_file):gsub("%s", "")))
+      assert.is_true(temp.exists(d.pipe))
+      local pinned = pins.directory(d.runtime_dir)
+      assert.is_true(temp.exists(pinned))
+      d:write(("start tcp %s 6000 %s 5000 atlas 1\n"):format(a.address, b.address))
+      d:wait_for_counter("flowd_flows_open", 1)
+      local seen = capture.start(b, "eth0")
+      local server = b:start({ "socat", "-d", "-d", "-u", "TCP6-LISTEN:5000", "STDOUT" })
+      server:expect("listening on")
+      local client = a:start({ "socat", "-u", "STDIN", ("TCP6:[%s]:5000,bind=:6000"):format(b.address), stdin = "pipe" })
+      client:write("marked ")
+      server:expect("marked")
+      assert.is_true(#seen:packets({ src_port = 6000 }) > 0)
+      for _, packet in ipairs(seen:packets({ src_port = 6000 })) do assert.equal(0x10004, bit.band(packet.flow_label, 0x3fefc)) end
 
-    assert.same({ code = 0 }, d:stop(5))
-    seen:clear()
-    client:write("plain")
-    server:expect("plain")
-    assert.is_true(#seen:packets({ src_port = 6000 }) > 0)
-    for _, packet in ipairs(seen:packets({ src_port = 6000 })) do
-      assert.not_equal(0x10004, bit.band(packet.flow_label, 0x3fefc))
-    end
-    assert.same({}, programs("eth0"))
-    assert.same({}, programs("lo"))
-    assert.not_matches("clsact", a:tc("qdisc show"))
-    assert.is_false(temp.exists(d.pipe))
-    assert.equal("", process.must({ "ls", "-A", d.runtime_dir }))
-    assert.is_false(temp.exists(pid_file))
-  end)
+      assert.same({ code = 0 }, d:stop(5, signal))
+      seen:clear()
+      client:write("plain")
+      server:expect("plain")
+      assert.is_true(#seen:packets({ src_port = 6000 }) > 0)
+      for _, packet in ipairs(seen:packets({ src_port = 6000 })) do
+        assert.not_equal(0x10004, bit.band(packet.flow_label, 0x3fefc))
+      end
+      assert.same({}, programs("eth0"))
+      assert.same({}, programs("lo"))
+      assert.not_matches("clsact", a:tc("qdisc show"))
+      assert.is_false(temp.exists(d.pipe))
+      assert.equal("", process.must({ "ls", "-A", d.runtime_dir }))
+      assert.is_false(temp.exists(pid_file))
+    end)
+  end
 
   -- Seconds in which a process was ready to run and the processor was somebody else's.
   local function held_up(pid)

@@ -62,6 +62,18 @@ describe("a start fails with one line", function()
       .. "of that name", { backends = { marker = { interfaces = { "none0" }, required = true } } })
   end)
 
+  marked_it("when a backend that is required lacks privileges", function()
+    process.must({ "chmod", "0755", dir })
+    process.must({ "install", "-d", "-o", "nobody", dir .. "/theirs" })
+    local conf = daemon.write_config(dir .. "/theirs", { backends = { marker = { interfaces = { "lo" }, required = true } } })
+    process.must({ "chown", "nobody", conf })
+    local result = process.run({ "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", daemon.public_binary(),
+      "--conf", conf, "run" })
+    assert.equal(1, result.code)
+    assert.matches("^error backend 'marker' is required and did not start: on lo: cannot load the marking program: "
+      .. "Operation not permitted: needs CAP_BPF [^\n]*, which user 65534 does not have here\n$", result.stderr)
+  end)
+
   it("when its user does not exist", function()
     refuse('user: there is no user "nobody-knows"', { user = "nobody-knows" })
   end)
