@@ -163,7 +163,7 @@ rule "second" { mach = {}, drop = 1 }
   it("is made of tables, names, numbers and texts where they belong", function()
     for body, expected in pairs({
       ["match = 5, drop = true"] = "match: expected a table; got 5",
-      ["set = true"] = "set: expected a table; got true",
+      ["set = true"] = 'set: expected a table, as in set = { experiment = "atlas" }; got true',
       ["match = { protocol = { is = 'tcp' } }, drop = true"] = "match.protocol: expected a value or a list; got a table with named fields",
       ["match = { activity = true }, drop = true"] = "match.activity: expected a name or an id from 1 to 63; got true",
       ["match = { application = 7 }, drop = true"] = "match.application: expected a text; got 7",
