@@ -162,7 +162,7 @@ rule "second" { mach = {}, drop = 1 }
 
   it("is made of tables, names, numbers and texts where they belong", function()
     for body, expected in pairs({
-      ["match = 5, drop = true"] = "match: expected a table; got 5",
+      ["match = 5, drop = true"] = "match: expected a table, as in match = { dst_port = 1094 }; got 5",
       ["set = true"] = 'set: expected a table, as in set = { experiment = "atlas" }; got true',
       ["match = { protocol = { is = 'tcp' } }, drop = true"] = "match.protocol: expected a value or a list; got a table with named fields",
       ["match = { activity = true }, drop = true"] = "match.activity: expected a name or an id from 1 to 63; got true",
