@@ -12,6 +12,15 @@ local SIZE_MAX = 4 * 1024 * 1024
 local RETRY_FIRST = 60 -- seconds after a failure; doubled each time, up to `refresh`
 local LOOK_SECONDS = 0.1 -- between looks at whether the reload is through
 
+-- What an operator can do about a failure that is not the server's.
+local function advice(message)
+  if message:find("issuer certificate", 1, true) or message:find("self.signed") then
+    return " (registry.ca names the certificate of its authority)"
+  end
+  if message:find("proxy", 1, true) then return " (https_proxy and no_proxy are the daemon's environment)" end
+  return ""
+end
+
 --- Ask once.
 ---@param ctx table the owner of the connection
 ---@param settings table the options registry.*
@@ -26,7 +35,7 @@ function updates.fetch(ctx, settings, note, callback)
   return ctx.http.get(settings.url, {
     headers = headers, timeout = settings.timeout, limit = SIZE_MAX, ca = settings.ca ~= "" and settings.ca or nil,
   }, function(response, message)
-    if not response then return callback(nil, message) end
+    if not response then return callback(nil, message .. advice(message)) end
     local fetched = os.time()
     if response.status == 304 and (note.etag or note.last_modified) then
       return callback({ note = { etag = note.etag, last_modified = note.last_modified, fetched = fetched } })
@@ -60,9 +69,9 @@ end
 
 function Updates:failed(result, message)
   self:count(result)
-  -- Once, until it works again.
-  log.write(self.complained and "debug" or "warn", "registry: %s: the one in use stays in use", message)
-  self.complained = true
+  -- Once, until it works again or something else is wrong.
+  log.write(self.complained == message and "debug" or "warn", "registry: %s: the one in use stays in use", message)
+  self.complained = message
   self:ask_in(math.min(self.wait, self.settings.refresh))
   self.wait = math.min(self.wait * 2, self.settings.refresh)
 end

@@ -227,23 +227,7 @@ describe("HTTP of a plugin", function()
         select(2, get(url(server, "/", "https"), { ca = ca.file })))
     end)
 
-    -- A proxy that makes tunnels, and answers other requests itself.
-    local function proxy(status)
-      local seen = {}
-      local handle = ctx:listen({ on_connection = function() end, on_data = function(outside, text)
-        if outside.inside then return outside.inside:write(text) end
-        seen[#seen + 1] = text
-        local host, port = text:match("^CONNECT %[(.-)%]:(%d+) HTTP/1.1\r\n")
-        if not host then return outside:write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nproxy") end
-        if status then return outside:write(("HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n"):format(status)) end
-        ctx.connect({ host = host, port = tonumber(port), on_data = function(_, more) outside:write(more) end,
-          on_end = function() outside:finish() end }, function(inside)
-          outside.inside = inside
-          outside:write("HTTP/1.1 200 Connected\r\n\r\n")
-        end)
-      end })
-      return handle, seen
-    end
+    local function proxy(status) return services.proxy(ctx, status) end
 
     it("goes through a proxy by CONNECT, and verifies the server all the same", function()
       local server = serve(cert)
