@@ -98,7 +98,8 @@ function flow:tag(experiment, activity) end
 ---@param ... string
 function flow:route(backend, ...) end
 
---- An IP address. Two can be compared with ==, and tostring gives the text.
+--- An IP address. Two can be compared with ==, and tostring gives the text. A text equals no address: write flow.src == flowd.address("::1"),
+--- or flow.src:within("::1").
 ---@class flowd.Address
 ---@field family 4|6 4 or 6, for IPv4 and IPv6.
 local address = {}
@@ -195,7 +196,8 @@ function set:contains(address) end
 --
 -- Each is made from a table or from a file, whose name (relative to the configuration's directory) ends in .csv or .lua. It must
 -- be trusted as the configuration is, and is read again when it changes. A new one that is wrong is logged with file and line and counted, and what
--- it said before stays in use.
+-- it said before stays in use. Have another file renamed to its name, so that it is never read half written. Maps are made in files, not by
+-- rules while they run.
 --
 -- A line of a CSV file is KEY,TAG or KEY,EXPERIMENT,ACTIVITY. Fields may stand in double quotes, a line that starts with # is a comment, and
 -- a first line that calls its last column tag, experiment, activity or weight is a heading. Of round_robin it is TAG or EXPERIMENT,ACTIVITY; of random
@@ -235,7 +237,8 @@ function flowd.map.globs(values) end
 ---@return flowd.Map
 function flowd.map.exact(values) end
 
---- Maps asked in order: an item is a map, { "dst", map } for a map that is asked with that field of the flow, or a tag.
+--- Maps asked in order: an item is a map, asked as this one is; { "dst", map }, asked with that field of the flow, which this one is then asked
+--- with; or a tag.
 ---@param items (flowd.Map|flowd.Tag|table)[]|string
 ---@return flowd.Map
 function flowd.map.first_of(items) end
@@ -258,12 +261,14 @@ function flowd.map.random(tags) end
 function flowd.map.schedule(values, settings) end
 
 -- == STATE ==
--- What rules remember outlives a reload. Locals of a rule file do not.
+-- What rules remember outlives a reload. Locals of a rule file do not. Whenever the process starts again (a restart, a crash, SIGUSR2, a
+-- script that never returned) tables begin empty: they are the rules' memory and not the daemon's state. Counters are in its state
+-- file, and go on after all of these; they begin anew after a stop, unless on_stop = "keep".
 
 ---@class flowd.state
 flowd.state = {}
 
---- A counter, the same by its name, which flowd-lua stats shows as flowd_site_total{name="..."}. It outlives restarts too, as all counters do.
+--- A counter, the same by its name, which flowd-lua stats shows as flowd_site_total{name="..."}.
 ---@param name string
 ---@return flowd.StateCounter
 function flowd.state.counter(name) end
