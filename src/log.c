@@ -12,7 +12,10 @@
 
 #include "clock.h"
 
-#define LINE_SIZE 4096
+enum {
+	LINE_SIZE = 4096,
+	LINES_MAX = 200, /* of one message */
+};
 
 static struct {
 	int level;
@@ -111,13 +114,21 @@ void log_text(int level, const char *text)
 
 void log_lines(int level, const char *text)
 {
+	unsigned int lines = 0;
+	char rest[64];
+
 	if (!log_enabled(level))
 		return;
-	while (*text) {
+	for (; *text; lines++) {
 		size_t length = strcspn(text, "\n");
 
-		put_line(level, text, length);
+		if (lines < LINES_MAX)
+			put_line(level, text, length);
 		text += length + (text[length] == '\n');
+	}
+	if (lines > LINES_MAX) {
+		snprintf(rest, sizeof(rest), "(%u more lines)", lines - LINES_MAX);
+		log_text(level, rest);
 	}
 }
 

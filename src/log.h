@@ -34,7 +34,7 @@ FFI_EXPORT bool log_enabled(int level);
 /* Write text as it is: for callers that formatted it already (Lua). */
 FFI_EXPORT void log_text(int level, const char *text);
 
-/* Write each line of text as a message of its own: for tracebacks. */
+/* Write each line of text as a message of its own, 200 at most: for tracebacks. */
 FFI_EXPORT void log_lines(int level, const char *text);
 
 /* True when a message may pass now; counts it as suppressed otherwise. When true,

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <lauxlib.h>
+#include <stdbool.h>
 
 #include "log.h"
 #include "lua_state.h"
@@ -10,21 +11,32 @@
 
 enum { MESSAGE_MAX = 1 << 14 }; /* octets of an error's message */
 
-int lua_call_traceback(lua_State *L)
+/* The error as text, pushed: what a table's __tostring says is still the script's doing. */
+static const char *text_of(lua_State *L, size_t *length)
 {
-	size_t length;
-	const char *message = lua_tolstring(L, 1, &length);
+	const char *text = lua_tolstring(L, 1, length);
+	bool raised = false;
 
-	if (!message) {
-		/* An error value that is no string: a table with __tostring, which is still the script's, or
-		 * nothing. */
-		if (!luaL_callmeta(L, 1, "__tostring"))
-			return 1;
-		message = lua_tolstring(L, -1, &length);
+	if (!text && luaL_getmetafield(L, 1, "__tostring")) {
+		lua_pushvalue(L, 1);
+		raised = lua_pcall(L, 1, 1, 0) != 0;
+		text = raised ? NULL : lua_tolstring(L, -1, length);
 	}
 	/* What is said about the error may take from the reserve. Whoever entered the script leaves it. */
 	heap_leave_script(lua_state_heap(L), 0);
-	if (message && length > MESSAGE_MAX) {
+	if (text)
+		return text;
+	lua_pushfstring(L, "error object is no string (a %s%s)", luaL_typename(L, 1),
+			raised ? ", whose __tostring raised an error" : "");
+	return lua_tolstring(L, -1, length);
+}
+
+int lua_call_traceback(lua_State *L)
+{
+	size_t length;
+	const char *message = text_of(L, &length);
+
+	if (length > MESSAGE_MAX) {
 		lua_pushlstring(L, message, MESSAGE_MAX);
 		message = lua_pushfstring(L, "%s... (%f octets in all)", lua_tostring(L, -1),
 					  (lua_Number)length);

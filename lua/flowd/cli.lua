@@ -11,6 +11,7 @@
 --   raw        true: what follows the command is not parsed, but handed on as it is
 --   run        function(arguments, options, argv) -> exit status (0 done, 1 failed, 2 wrongly used)
 -- Options may stand before or after the command; `options.log_level` is the value of --log-level.
+local api = require("flowd.api")
 local log = require("flowd.log")
 local suggest = require("flowd.suggest")
 
@@ -223,6 +224,7 @@ function cli.fail(format, ...) error({ failure = format:format(...) }, 0) end
 ---@return flowd.Config
 ---@return flowd.PolicyBuilder builder to be closed
 function cli.load_policy(options, kept)
+  api.watchdog_guard()
   local loaded, errors, builder = require("flowd.policy_config").load(options.conf or cli.default_conf,
     { log_level = options.log_level, log_time = options.log_time, user = options.user }, kept)
   if not loaded then error({ errors = errors }, 0) end

@@ -181,7 +181,13 @@ function Loader:load_module(kind, key, section, directories)
     return nil
   end
   self.module_names[kind][key] = { name = name, directories = directories }
-  local completed = self:validate(options.of_module(module), section, { kind, key })
+  local ok, completed = plugins.ask(module, function()
+    return self:validate(options.of_module(module), section, { kind, key })
+  end)
+  if not ok then
+    self:fail(keys, completed)
+    return nil
+  end
   self:check_plain(completed, { kind, key })
   return module, completed
 end
@@ -418,6 +424,7 @@ local function load_file(path, overrides, kept)
   if overrides.log_time then result.values.log.time = true end
   if overrides.user then result.values.user = overrides.user end
   result.overrides = overrides
+  self.policy:seal()
   return result
 end
 

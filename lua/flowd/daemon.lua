@@ -379,6 +379,7 @@ function daemon.run(config, builder, kept)
     if type(config.values[name]) == "number" then value = tonumber(value) end
     config.values[name] = value
   end
+  local ends = ending.under_way()
   local ok, message = xpcall(self.build, function(err)
     if type(err) == "table" and err.refusal then return err.refusal end
     return debug.traceback(tostring(err), 2)
@@ -409,7 +410,7 @@ function daemon.run(config, builder, kept)
   notify("READY=1\nSTATUS=" .. (#self.failed > 0 and "some parts did not start" or "running"))
   collectgarbage("restart")
   jit.on()
-  loop.run()
+  if not ends then loop.run() end
   if self.values.on_stop == "keep" then return ending.leave(self) end
   return ending.stop(self)
 end

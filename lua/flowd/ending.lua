@@ -18,22 +18,31 @@ local ending = {}
 ---@param deadline_ns ffi.cdata* of clock_monotonic_ns
 ---@return integer messages that are left
 function ending.finish_backends(self, deadline_ns)
-  local function pending()
-    local total = 0
-    for _, backend in ipairs(self.backends) do
-      if backend.instance.pending then total = total + backend.instance:pending() end
-    end
-    return total
-  end
-  local left = pending()
+  local pipeline = self.pipeline
+  local left = pipeline:pending()
   while left > 0 and api.clock_monotonic_ns() < deadline_ns do
-    for _, backend in ipairs(self.backends) do
-      if backend.instance.flush then backend.instance:flush() end
-    end
+    pipeline:flush()
     loop.turn()
-    left = pending()
+    left = pipeline:pending()
   end
   return left
+end
+
+local NAME = "ending"
+
+-- Should a script hang from here on: the process that takes over ends, too.
+local function tell_next()
+  local fd = api.memory_file_make("flowd-lua ending", "", 0)
+  local status = fd < 0 and fd or api.handover_offer(NAME, fd)
+  if status < 0 then log.warn("a script that hangs now would keep the daemon from ending: %s", ffi.string(api.error_text(status))) end
+end
+
+--- Did the process before this one come to its end when a script hung?
+---@return boolean
+function ending.under_way()
+  local fd = api.handover_take(NAME)
+  if fd >= 0 then api.descriptor_close(fd) end
+  return fd >= 0
 end
 
 -- What waits in pipes is lost when nobody has them open any more: read it, while there is something.
@@ -51,6 +60,7 @@ end
 ---@param self flowd.Daemon
 ---@return integer status of the process
 function ending.leave(self)
+  tell_next()
   reload.cancel(self)
   notify("STOPPING=1\nSTATUS=leaving open flows to the next start")
   self.sockets:close()
@@ -72,6 +82,7 @@ end
 ---@param self flowd.Daemon
 ---@return integer status of the process
 function ending.stop(self)
+  tell_next()
   reload.cancel(self)
   notify("STOPPING=1\nSTATUS=ending open flows")
   local deadline_ns = api.clock_monotonic_ns() + ffi.cast("uint64_t", self.values.stop_deadline * 1e9)

@@ -69,10 +69,11 @@ local function prepare(entry)
     pending = function()
       if not instance.pending then return 0 end
       local mark = enter(BACKEND, 0, name)
-      local ok, waiting = xpcall(instance.pending, debug.traceback, instance)
+      local waiting
+      local ok, message = call_as(number, function() waiting = instance:pending() end)
       leave(mark)
-      if ok then return waiting end
-      failed(waiting)
+      if ok and type(waiting) == "number" then return waiting end
+      failed(message or ("pending: expected a number; got a %s"):format(type(waiting)))
       return 0
     end,
   }
@@ -159,7 +160,13 @@ function Pipeline:close_flows(batch)
   release(self.table, batch)
 end
 
--- Messages that wait in the backends' queues.
+--- Have each backend send what it can.
+function Pipeline:flush()
+  for _, backend in ipairs(self.backends) do backend.flush() end
+end
+
+--- Messages that wait in the backends' queues.
+---@return integer
 function Pipeline:pending()
   local total = 0
   for _, backend in ipairs(self.backends) do total = total + backend.pending() end
@@ -173,7 +180,7 @@ function Pipeline:wait(deadline_ns)
   local give_up = now + PATIENCE_NS
   while waiting > 0 and not self.stuck and now < deadline_ns do
     loop.turn()
-    for _, backend in ipairs(self.backends) do backend.flush() end
+    self:flush()
     now = api.clock_monotonic_ns()
     local left = self:pending()
     if left < waiting then

@@ -35,18 +35,25 @@ function plugins.builtin(kind)
   return names
 end
 
--- Text of the modules that are a site's own.
-local sources = setmetatable({}, { __mode = "k" })
+-- Text and path of the modules that are a site's own.
+local sources, paths = setmetatable({}, { __mode = "k" }), setmetatable({}, { __mode = "k" })
 
 --- The text of a site's own module; nil of one that is built in.
 ---@param module table
 ---@return string|nil
 function plugins.source(module) return sources[module] end
 
+-- What it raised, as text. Of a table that is the script's doing, too.
+local function text_of(err)
+  if type(err) == "string" then return err end
+  local ok, text = pcall(tostring, err)
+  return ok and type(err) ~= "nil" and text or ("error object is no string (a %s)"):format(type(err))
+end
+
 -- A deliberate error("…", 0) is for the operator; anything else wants a traceback, of the site's own functions.
 local function site_traceback(err)
   if type(err) == "string" and not err:find("^[^\n]-%.lua:%d+:") then return err end
-  local trace = debug.traceback(tostring(err), 2)
+  local trace = debug.traceback(text_of(err), 2)
   return (trace:gsub("\n%s+%[C%]: in function 'xpcall'.*", ""):gsub("\n%s+%[C%]: in function 'fn'.*", ""):gsub("\t", "  "))
 end
 
@@ -99,17 +106,30 @@ function plugins.find(kind, name, directories, read)
     if text then
       local chunk, message = load(text, "@" .. path, "t")
       if not chunk then return nil, message end
-      local ok, module = watch.load(path, chunk, site_traceback, name)
-      if not ok then return nil, tostring(module) end
-      local checked, problem = check_shape(kind, name, module, path)
-      if checked then sources[checked] = text end
-      return checked, problem
+      -- To look at what it returns may be to run it, too.
+      local ok, module, problem = watch.load(path, function()
+        return check_shape(kind, name, chunk(name), path)
+      end, site_traceback)
+      if not ok then return nil, module end
+      if module then sources[module], paths[module] = text, path end
+      return module, problem
     end
   end
   for _, known in ipairs(plugins.builtin(kind)) do
     if known == name then return check_shape(kind, name, require(kind .. "." .. name), "built in") end
   end
   return nil, nil
+end
+
+--- Call a function that looks at what a module says of itself, its schema and such: of a site's own that may be code,
+--- too, which fails or never ends.
+---@param module table
+---@param fn function
+---@return boolean ok
+---@return any result or, if it failed, the message
+function plugins.ask(module, fn)
+  if not paths[module] then return true, fn() end
+  return watch.load(paths[module], fn, site_traceback)
 end
 
 --- Make and start an instance.
@@ -135,7 +155,7 @@ function plugins.stop(instance)
   if instance.stop then
     local mark = watch.enter(instance.ctx.kind, instance.ctx.name)
     local ok, message = module_memory.call_as(instance.ctx.kind, instance.ctx.name, xpcall, instance.stop,
-      debug.traceback, instance)
+      site_traceback, instance)
     watch.leave(mark)
     if not ok then instance.ctx:log("error", "stop: %s", message) end
   end

@@ -91,9 +91,14 @@ function policy.new(files)
   for i = #unbound, 1, -1 do unbound[i] = nil end
   timers.forget()
   local box = sandbox.new()
-  local self = setmetatable({ box = box, env = box.env, made = {}, named = {} }, Policy)
+  local self = setmetatable({ box = box, env = box.env, made = {}, named = {}, sealed = false }, Policy)
+  local function check(what)
+    if not self.sealed then return end
+    error(("%s cannot be made by a timer: make it in the file, outside of timers"):format(what), 4)
+  end
   box:define("rule", definition.maker(function(rule)
     not_in_a_rule("a rule")
+    check("a rule")
     self.made[#self.made + 1] = rule
   end, self.named))
   box:define("drop", definition.drop)
@@ -102,10 +107,14 @@ function policy.new(files)
   self.files = files and map_files(files)
   words_of(box, map.makers(function(made)
     not_in_a_rule("a map")
+    check("a map")
     unbound[#unbound + 1] = made
   end, self.files))
   return self
 end
+
+--- All of the configuration is loaded: what would be made from now on, nobody would use.
+function Policy:seal() self.sealed = true end
 
 --- Compile the text of a file; its globals are the environment.
 ---@param text string

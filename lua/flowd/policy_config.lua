@@ -11,6 +11,7 @@ local api = require("flowd.api")
 local plugins = require("flowd.plugins")
 local policy_state = require("flowd.policy_state")
 local registry = require("flowd.registry")
+local watch = require("flowd.watch")
 
 local policy_config = {}
 
@@ -143,9 +144,12 @@ end
 ---@return flowd.PolicyBuilder|nil builder with the rules; to be closed
 function policy_config.load(path, overrides, kept)
   local builder = policy_config.new(path, overrides, kept)
+  -- Whatever never comes to its end is in one of these files.
+  local mark = watch.enter("file", path)
   local summary, errors = builder:now("flowd.policy_load.run", unpack(builder.load_arguments, 1, 3))
   local config
   if summary then config, errors = policy_config.complete(summary) end
+  watch.leave(mark)
   if config then return config, nil, builder end
   builder:close()
   return nil, errors

@@ -107,9 +107,14 @@ function load.export_state()
   return state and state.export() or nil
 end
 
+--- Raises when that is more than scripts may use.
 function load.import_state(kept)
   local state = state_module()
-  if state and kept then state.import(kept) end
+  if not state or not kept then return end
+  local before = memory.enter()
+  local ok, message = pcall(state.import, kept)
+  memory.leave(before)
+  if not ok then error(message, 0) end
 end
 
 return load

@@ -284,22 +284,28 @@ describe("the index of declared rules", function()
   after_each(cleanup.all)
 
   it("counts: more rules than memory_limit allows are refused; what was there goes on", function()
-    local function rules(count)
-      local list = {}
-      for i = 1, count do
-        list[i] = ('rule "r%d" { match = { dst_port = "%d-%d", src_port = %d, application = "a%d" }, set = { activity = 3 } },')
-          :format(i, i, i + 30000, i, i)
+    -- Each port is of two rules, and hardly two ports of the same two: each has a set of rules of its own.
+    local function rules(count, ports)
+      local of, list = {}, {}
+      for i = 0, count - 1 do of[i] = {} end
+      for port = 1, ports do
+        for _, number in ipairs({ port % count, (port * 7 + math.floor(port / count)) % (count - 1) }) do
+          of[number][#of[number] + 1] = port
+        end
+      end
+      for i = 0, count - 1 do
+        list[i + 1] = ('rule "r%d" { match = { dst_port = { %s } }, set = { activity = 3 } },'):format(i, table.concat(of[i], ","))
       end
       return table.concat(list, "\n")
     end
-    local d = daemon.start({ config = { memory_limit = 16 }, rules = innocent .. rules(100), log_level = "info" })
+    local d = daemon.start({ config = { memory_limit = 24 }, rules = innocent .. rules(100, 1000), log_level = "info" })
     d:write(line(1000))
     d:wait_for_counter("flowd_flows_open", 1)
     local before, index = d:counter("flowd_policy_memory_octets"), d:counter("flowd_rules_index_octets")
     assert.is_true(index > 0 and before > index, ("%d octets, of which the index has %d"):format(before, index))
-    daemon.write_config(d.dir, { memory_limit = 16 }, innocent .. rules(3000))
+    daemon.write_config(d.dir, { memory_limit = 24 }, innocent .. rules(2200, 60000))
     d:signal("HUP")
-    d:expect("not enough memory: memory_limit is 16 MB.-the configuration before it goes on", SECONDS)
+    d:expect("not enough memory: memory_limit is 24 MB.-the configuration before it goes on", SECONDS)
     d:write(line(1001))
     d:wait_for_counter("flowd_flows_open", 2)
     assert.same({ code = 0 }, d:stop())

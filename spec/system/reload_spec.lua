@@ -166,6 +166,30 @@ describe("a reload", function()
     assert.same({ code = 0 }, d:stop())
   end)
 
+  it("whose memory_limit is too low for what rules remember is refused, before anything has changed", function()
+    local rules = 'rule "remembers" (function(flow) for i = 1, 20000 do texts:set(i, ("x"):rep(1000) .. i) end'
+      .. ' flow.activity = texts:get(20000) and 5 or 6 end), rule "plugins" { set = { application = "as ever" } },'
+    local preamble = 'local texts = flowd.state.table("texts", { max = 100000 })\n'
+    local d = daemon.start({ config = { memory_limit = 128 }, rules = rule(7), log_level = "info" })
+    assert.same({ code = 0 }, d:stop())
+    temp.write(d.conf, preamble .. temp.read(daemon.write_config(d.dir, { memory_limit = 128 }, rules)))
+    d = daemon.start({ dir = d.dir, conf = d.conf, log_level = "info" })
+    d:write(line(1000))
+    d:wait_for_counter("flowd_flows_open", 1)
+    local config = { memory_limit = 16, plugins = { pipe = { paths = { d.dir .. "/run/other" } } } }
+    temp.write(d.conf, preamble .. temp.read(daemon.write_config(d.dir, config, rules)))
+    reload(d, "what rules remember %(flowd.state%) cannot be taken over: [^\n]*not enough memory.-goes on")
+    temp.write(d.conf, preamble .. temp.read(daemon.write_config(d.dir, { memory_limit = 128 }, rules)))
+    d:write(line(1001))
+    d:wait_for_counter("flowd_flows_open", 2)
+    assert.not_matches("is stopped", d:log())
+    reload(d)
+    d:write(line(1002))
+    d:wait_for_counter("flowd_flows_open", 3)
+    assert.equal(3, d:counter('flowd_rule_hits_total{rule="remembers"}'))
+    assert.same({ code = 0 }, d:stop())
+  end)
+
   it("that never comes to its end is given up; events go on all the while", function()
     local FLOWS = 20000
     local d = daemon.start({ rules = rule(7), config = { load_timeout = 1 }, log_level = "info" })

@@ -52,6 +52,26 @@ describe("a rule that is slow", function()
     assert.equal(0, d:stop(30).code)
   end)
 
+  it("for each of many events at once is not taken for one that never returns", function()
+    -- Some 5 ms; together more than twice what ends a script that makes no progress.
+    local d = daemon.start({ log_level = "info", rules = [[ rule "slow one" (function(flow)
+      local x = flow.dst_port
+      for i = 1, 500000 do x = (x * 31 + i) % 65537 end
+      if x == -1 then return drop end
+    end), ]] })
+    d:write(flow_lines.lines("start", "::1", "::1", "atlas 1", 0, 399))
+    d:wait_for_counter("flowd_flows_open", 400, SECONDS)
+    -- A later event is the end of the time that is looked at.
+    process.wait_for("its name", SECONDS, function()
+      d:write("start tcp ::1 7 ::1 8 atlas 1\n")
+      return d:log():find('rule "slow one" is slow', 1, true) ~= nil
+    end)
+    d:expect('rule "slow one" is slow: [^\n]* [%d.]+ ms for each event', SECONDS)
+    assert.equal(0, d:counter("flowd_scripts_hung_total"))
+    assert.equal(401, d:counter("flowd_flows_open"))
+    assert.equal(0, d:stop(30).code)
+  end)
+
   it("is not looked for with slow_rule_percent = 0", function()
     local d, writer = start({ slow_rule_percent = 0 }, 20000)
     process.wait_for("the end of the lines", SECONDS, function() return not writer:running() end)

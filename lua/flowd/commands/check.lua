@@ -24,7 +24,6 @@ Each error is a line with file, line, the option's path and what was expected.
 With takeover, also whether this binary can take over from the daemon that runs: what a daemon asks of a new binary
 before SIGUSR2 replaces it.]],
   run = function(arguments, options)
-    api.watchdog_guard()
     local config = cli.load_config(options)
     if arguments[1] and arguments[1] ~= "takeover" then
       cli.fail('check: expected nothing or takeover, got "%s"', arguments[1])

@@ -19,7 +19,6 @@ Nothing is started when the configuration has an error.]],
     -- What runs once is not worth being compiled.
     jit.off()
     api.marker_early_start()
-    api.watchdog_guard()
     -- The process before us hung: what it ran is what runs, without the script that hung.
     local kept = snapshot.take()
     local ok, config, builder = pcall(cli.load_policy, options, kept)

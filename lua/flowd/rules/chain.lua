@@ -221,11 +221,12 @@ end
 local function trim(message)
   -- Behind `return f()` nothing is left of the line: what called the rule is no help, the rule's own place stands before it.
   message = tostring(message):gsub("^rules:%d+: ", ""):gsub("^lua/flowd/rules/chain%.lua:%d+: ", "")
-  local start = message:find("\nstack traceback:", 1, true)
-  if not start then return message end
-  local stack = message:sub(start):gsub("\n%s*=?rules:%d.*$", ""):gsub("\t", "  ")
+  -- The last one: the message is the script's, and may be long.
+  local said, stack = message:match("^(.*)(\nstack traceback:.*)$")
+  if not said then return message end
+  stack = stack:gsub("\n%s*=?rules:%d.*$", ""):gsub("\t", "  ")
   local _, lines = stack:gsub("\n", "")
-  return message:sub(1, start - 1) .. (lines > 2 and stack or "")
+  return said .. (lines > 2 and stack or "")
 end
 
 --- Before rules are run one by one.

@@ -288,7 +288,7 @@ end]]
 -- to come back to, from one loop's code to the next.
 local LOOP = [[
 local shared, rules = ...
-local cell, band, decided, error = shared.cell, shared.band, shared.decided, shared.error
+local cell, band, decided, error, note = shared.cell, shared.band, shared.decided, shared.error, shared.note
 local NAMES = unpack(rules)
 -- No local for the event: where rules are called it would have to be an object.
 local function next_event(events, i)
@@ -297,6 +297,8 @@ local function next_event(events, i)
   -- To a rule that kept it to itself, or for machine code. Now is the time to see who has it.
   if cell.refused then error("memory was refused", 0) end
   cell.event.cursor, cell.event.undo_cursor = 0, 0
+  -- Rules that are slow for each of many events do return.
+  note.heartbeat = note.heartbeat + 1
   return true
 end
 return function(events, first, last)

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 local ffi = require("ffi")
+local api = require("flowd.api")
 local support = require("spec.support.policy")
 
 local DECIDED, DROPPED = ffi.C.EVENT_DECIDED, ffi.C.EVENT_DROPPED
@@ -147,13 +148,32 @@ describe("a rule that raises", function()
     assert.is_nil(lines[1]:find("chain.lua"))
   end)
 
-  it("raises something that is no string: the same", function()
-    for _, raised in ipairs({ "nil", "{}", "setmetatable({}, { __tostring = function() return 'told' end })", "7" }) do
+  it("raises something that is no string: the same, with its place", function()
+    local object = "setmetatable({}, { __tostring = function() %s end })"
+    for raised, told in pairs({
+      ["nil"] = "error object is no string %(a nil%)", ["{}"] = "error object is no string %(a table%)",
+      [object:format("return 'told'")] = "told", ["7"] = "site.lua:1: 7",
+      [object:format("error('no')")] = "error object is no string %(a table, whose __tostring raised an error%)",
+      [object:format("return {}")] = "error object is no string %(a table%)",
+    }) do
       local chain = support.chain(('rule "bad" (function(flow) flow.experiment = 7; error(%s) end)'):format(raised))
       local result
       local lines = support.logged(function() result = support.run(chain) end)
       assert.equal(1, #lines)
+      assert.matches('rule "bad" failed on [^\n]*: ' .. told .. "\nstack traceback:\n.*site.lua:1: in function", lines[1])
       assert.equal(0, result.experiment)
+    end
+  end)
+
+  it("raises a message that is long, of many lines, or looks like a traceback: it is cut, in no time", function()
+    for _, said in ipairs({ '("y"):rep(1e7)', '("\\n"):rep(1e6)', '"\\nstack traceback:" .. ("\\n"):rep(15000)',
+      '("\\nstack traceback:"):rep(1e5)' }) do
+      local chain = support.chain(('rule "bad" (function(flow) error(%s) end)'):format(said))
+      local before = api.clock_cpu_ns()
+      local lines = support.logged(function() support.run(chain) end)
+      assert.is_true(tonumber(api.clock_cpu_ns() - before) < 0.3e9)
+      assert.is_true(#lines == 1 and #lines[1] < 18000, ("%d messages, %d octets"):format(#lines, #lines[1]))
+      assert.matches('rule "bad" failed on ', lines[1])
     end
   end)
 
