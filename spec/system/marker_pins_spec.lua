@@ -88,9 +88,8 @@ local function make_at_once(a, b)
   })
 end
 
--- Packets of a new interface are marked well before the timer would find it, most often from the first one; and from
--- the first marked one on all.
-local function assert_marked_soon(seen)
+-- From the first marked packet of a new interface on all are. Returns the seconds that others came before.
+local function wait_for_marks(seen)
   local packets, first
   process.wait_for("marked packets", 10, function()
     packets, first = flow_packets(seen), nil
@@ -103,9 +102,8 @@ local function assert_marked_soon(seen)
     return first and #packets >= first + 100
   end)
   for i = first, #packets do assert.are.equal(ATLAS, bit.band(packets[i].flow_label, SEMANTIC)) end
-  local waited = tonumber(packets[first].time_us - packets[1].time_us) / 1e6
-  assert.is_true(waited < 0.5, ("%d packets in %g s came before the first marked one"):format(first - 1, waited))
   assert.are.equal(0, seen:dropped())
+  return tonumber(packets[first].time_us - packets[1].time_us) / 1e6
 end
 
 -- Every packet carries the first one's label, and that is the flow's.
@@ -324,13 +322,17 @@ for _, method in ipairs(bpf.has_tcx() and { "tcx", "clsact" } or { "clsact" }) d
       d:write(line("start", a, b, 5000, 6000))
       d:wait_for_counter("flowd_marker_flows", 1)
       a:start({ daemon.binary(), "lua", "spec/support/stubborn.lua", "5000", b.address, "6000" })
+      local slow = {}
       for _ = 1, 5 do
         a:ip("link del eth0")
         local seen = capture.start(a)
         make_at_once(a, b)
-        assert_marked_soon(seen)
+        local waited = wait_for_marks(seen)
         seen:close()
+        if waited > 0.25 then slow[#slow + 1] = waited end
       end
+      -- Mostly from the first packet on; the timer, which looks every second, would need longer nearly every time.
+      assert.is_true(#slow <= 1, "seconds without marks: " .. table.concat(slow, ", "))
       kill(d)
       a:ip("link del eth0")
       netns.veth(a, "eth0", b, "eth0")
