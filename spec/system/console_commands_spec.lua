@@ -351,6 +351,12 @@ describe("the console's commands:", function()
     assert.matches("pipe +running", ask("plugins()"))
     assert.matches("firefly +running", ask("backends()"))
     assert.equal(2, #value("backends()"))
+    ask('inject "tcp ::1 1 ::1 2 atlas 1 application=xrootd"')
+    for filter, wanted in pairs({ ['backend="firefly"'] = 1, ['backend={"second"}'] = 1, ['application="xr*"'] = 1,
+      ['plugin="console"'] = 1 }) do
+      assert.equal(wanted, value("flows{count=true, " .. filter .. "}"), filter)
+    end
+    fails('flows{backend="fierfly"}', 'flows: backend: there is no backend "fierfly" — did you mean "firefly"?')
     assert.same({ "x" }, { value("backends()")[2].options.collectors[1].host or "x" })
   end)
 
