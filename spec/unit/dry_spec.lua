@@ -3,6 +3,7 @@
 local cleanup = require("spec.support.cleanup")
 local dry = require("flowd.dry")
 local explain = require("flowd.explain")
+local slice = require("flowd.slice")
 local state = require("flowd.state")
 local support = require("spec.support.policy")
 
@@ -156,6 +157,33 @@ describe("a trial", function()
     -- What a failed rule had set by then stays.
     assert.same({ 2, 1 }, { state.table("dry seen"):count(), state.counter("dry hits"):get() })
     assert.matches("^cms", explain.ask(chain, text).result.tag)
+  end)
+
+  it("of many rules, in a slice, is left between any two of them; events do not see it, and it does not see them", function()
+    local rules = { "local t, hits = flowd.state.table('dry sliced'), flowd.state.counter('dry sliced')" }
+    for i = 1, 100 do
+      rules[#rules + 1] = ('rule "f%d" (function(flow) hits:add() t:add("n", 1) if t:get("n") ~= %d then error("lost") end end)'):format(
+        i, i)
+    end
+    local chain, t, hits = support.chain(table.concat(rules, "\n")), state.table("dry sliced"), state.counter("dry sliced")
+    local s = slice.among(function() return explain.ask(chain, "tcp 2001:db8::1 1094 2001:db8::2 40000") end)
+    local steps, before = 0, hits:get()
+    local what, report
+    repeat
+      what, report = s:step(0)
+      steps = steps + 1
+      assert.same({ false, 0, before + steps - 1 }, { dry.on, t:count(), hits:get() })
+      -- An event between two parts.
+      hits:add()
+    until what ~= "more"
+    assert.equal("done", what, tostring(report))
+    for i, rule in ipairs(report.rules) do assert.equal("nothing", rule.outcome, i .. ": " .. tostring(rule.error)) end
+    assert.is_true(steps > 100)
+    -- One that nobody goes on with leaves nothing either.
+    s = slice.among(function() return explain.ask(chain, "tcp 2001:db8::1 1094 2001:db8::2 40000") end)
+    for _ = 1, 50 do assert.equal("more", (s:step(0))) end
+    s:cancel()
+    assert.same({ false, 0, before + steps }, { dry.on, t:count(), hits:get() })
   end)
 
   it("of a batch counts neither hits nor errors, and switches nothing off", function()
