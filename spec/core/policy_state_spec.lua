@@ -170,7 +170,9 @@ describe("a policy state", function()
     for _ = 1, 5 do round() end
     local before = resident()
     for _ = 1, 20 do round() end
-    assert.is_true(resident() - before < 4 * MIB, ("grew by %d KiB"):format((resident() - before) / 1024))
+    -- A sanitizer keeps some of what C frees.
+    local most = (os.getenv("ASAN_OPTIONS") and 16 or 4) * MIB
+    assert.is_true(resident() - before < most, ("grew by %d KiB"):format((resident() - before) / 1024))
   end)
 
   it("runs what the C collector closes: memory of C primitives", function()
