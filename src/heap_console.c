@@ -6,7 +6,7 @@ enum {
 	TABLE_ENTRY = 24,
 	TABLE_ENTRIES_MAX = 1 << 16,
 	/* Its table of all texts, a power of two of pointers. */
-	TEXTS_MAX = 1 << 17,
+	TEXTS_MAX = 1 << 16,
 	/* Clients that hold less have not made that many. */
 	MUCH = 2 << 20,
 };

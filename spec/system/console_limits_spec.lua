@@ -115,7 +115,7 @@ describe("a client of the console", function()
       case("x = {" .. ("{},"):rep(10000) .. "}", { status = S.ok }), case("return " .. ("("):rep(60000)),
       case(table.concat(names) .. " return undefined_name"), case("return undefined_" .. ("x"):rep(60000)),
       case('for i = 1, 5e5 do local s = "k" .. i end', { status = S.ok }),
-      case("local t = {} for i = 1, 60000 do t['k' .. i] = 1 end return t", { status = S.ok, options = "format=json" }),
+      case("local t = {} for i = 1, 30000 do t['k' .. i] = 1 end return t", { status = S.ok, options = "format=json" }),
     }
     for _, line in ipairs({ ("a"):rep(60000) .. "!(", ("a"):rep(60000) .. "!{", ("a"):rep(65000), ("("):rep(60000), ("\""):rep(59999),
       ("a."):rep(30000), "flows{" .. ("a="):rep(20000), 'flows{experiment="' .. ("x"):rep(60000) }) do

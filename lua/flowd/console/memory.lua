@@ -11,7 +11,7 @@ local api = require("flowd.api")
 local memory = {}
 
 -- What may be new since the collector's last round.
-local BLOCKS_MAX, OCTETS_MAX = 30000, 4 * 2 ^ 20
+local BLOCKS_MAX, OCTETS_MAX = 20000, 4 * 2 ^ 20
 local STEPS = 20 -- of the collector between two looks at the clock
 local FULL = 0.75
 local OWNERS = ffi.C.HEAP_OWNERS_MAX - ffi.C.HEAP_OWNER_CONSOLE
@@ -90,7 +90,7 @@ end
 function memory.message()
   if not heap then return "not enough memory" end
   return ("not enough memory: all clients of the console together may hold %.0f MB (an eighth of memory_limit), and none of them a "
-    .. "table of more than 65,536 entries, a list of more than 262,144 or a text of more than 2 MB"):format(
+    .. "table of more than 65,536 entries, a list of more than 262,144, a text of more than 2 MB or 65,536 texts"):format(
     tonumber(api.heap_console_limit(heap)) / 2 ^ 20)
 end
 
