@@ -6,7 +6,8 @@
 
 -- == RULES ==
 -- Rules run in order when a flow is announced; what they decide holds until its end. A rule that does nothing leaves the flow to
--- the next one. After the rules, a flow without activity gets 1, which the registry calls default, and one without experiment is
+-- the next one. What becomes of a flow afterwards, its end included, runs no rules: fields that are told then, as bytes_sent and end_time, a
+-- rule has only of flows whose start nobody announced. After the rules, a flow without activity gets 1, which the registry calls default, and one without experiment is
 -- counted and goes to no backend.
 --
 -- They stand in the configuration's list of rules, or in files named there, each of which makes rules or returns a list of them. A rule is

@@ -130,6 +130,53 @@ describe("a map from a file", function()
     assert.matches("conf.lua:1: map.exact: " .. dir .. "/none.csv: No such file", text, 1, true)
   end)
 
+  -- The kinds: how a tag stands in their table, what they are asked with, fields of an event that they know.
+  local kinds = {
+    prefixes = { "{ ['2001:db8::/32'] = %s }", "flow.dst" }, ports = { "{ [40000] = %s }", "flow.dst_port" },
+    globs = { "{ ['x*'] = %s }", "flow.application" }, exact = { "{ xrd = %s }", "flow.application" },
+    first_of = { "{ %s }", "flow" }, round_robin = { "{ %s }", "" }, random = { "{ %s }", "" }, schedule = { "{ always = %s }", "flow" },
+  }
+
+  it("of every kind takes tags in three forms, from a table or a Lua file, and checks them against the registry", function()
+    local dir, seen = temp.dir(), {}
+    for kind, how in pairs(kinds) do
+      seen[#seen + 1] = kind
+      for form, expected in pairs({ ['"atlas"'] = "2/0", ['"atlas/Data Challenge"'] = "2/26", ["{ 2, 26 }"] = "2/26" }) do
+        local contents = how[1]:format(form)
+        assert.equal(expected, asker(dir, ("flowd.map.%s(%s)"):format(kind, contents), how[2])({ application = "xrd" }), kind .. form)
+        temp.write(dir .. "/map.lua", "return " .. contents)
+        assert.equal(expected, asker(dir, ("flowd.map.%s 'map.lua'"):format(kind), how[2])({ application = "xrd" }), kind .. form)
+      end
+      for form, expected in pairs({ ['"atlsa"'] = 'unknown experiment "atlsa" — did you mean "atlas"?',
+        ['"atlas/Dta Challenge"'] = 'unknown activity of atlas "Dta Challenge" — did you mean "Data Challenge"?',
+        ["{ 512, 1 }"] = "experiment: expected a name or an id from 0 (unset) to 511; got 512",
+        ["{ 2, 64 }"] = "activity: expected a name or an id from 0 (unset) to 63; got 64" }) do
+        local contents = how[1]:format(form)
+        local _, errors = load(dir, ("flowd.map.%s(%s)"):format(kind, contents), how[2])
+        assert.matches("conf.lua:1: map." .. kind .. ": ", errors[1], 1, true)
+        assert.matches(expected, errors[1], 1, true)
+        temp.write(dir .. "/map.lua", "\nreturn " .. contents)
+        _, errors = load(dir, ("flowd.map.%s 'map.lua'"):format(kind), how[2])
+        assert.matches("/map.lua:2: ", errors[1], 1, true)
+        assert.matches(expected, errors[1], 1, true)
+      end
+    end
+    table.sort(seen)
+    assert.same(map.kinds, seen)
+  end)
+
+  it("that is Lua is read again, too, and keeps what it said while it is wrong", function()
+    local dir = temp.dir()
+    temp.write(dir .. "/map.lua", "return { a = 'atlas' }")
+    local find = asker(dir, 'flowd.map.exact "map.lua"', "flow.application")
+    temp.write(dir .. "/map.lua", "return { a = 'cms/Data Challenge' }")
+    assert.matches("map.lua changed: it is in use", refresh())
+    assert.equal("3/4", find({ application = "a" }))
+    temp.write(dir .. "/map.lua", "return {\n a = nothing }")
+    assert.matches("map.lua:2: nothing is not defined.*stays in use", refresh())
+    assert.equal("3/4", find({ application = "a" }))
+  end)
+
   it("tells the first errors of many, and how many more there are", function()
     local dir = temp.dir()
     temp.write(dir .. "/map.csv", ("oops\n"):rep(1000))
