@@ -54,7 +54,8 @@ end
 local function site_traceback(err)
   if type(err) == "string" and not err:find("^[^\n]-%.lua:%d+:") then return err end
   local trace = debug.traceback(text_of(err), 2)
-  return (trace:gsub("\n%s+%[C%]: in function 'xpcall'.*", ""):gsub("\n%s+%[C%]: in function 'fn'.*", ""):gsub("\t", "  "))
+  return (trace:gsub("\n%s+%[C%]: in function 'xpcall'.*", ""):gsub("\n%s+%[C%]: in function 'fn'.*", "")
+    :gsub("\n%s+lua/flowd/plugins.lua:.*", ""):gsub("\t", "  "))
 end
 
 local function read_plain(path)

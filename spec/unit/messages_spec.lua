@@ -194,7 +194,7 @@ describe("a mistake in a plugin's file", function()
 
   local function plugin(text, expected)
     local message = said('return { plugin_dirs = { "." }, plugins = { site = {} } }', { ["site.lua"] = text })
-      :gsub("schema.lua:%d+", "schema.lua:N")
+      :gsub("schema.lua:%d+", "schema.lua:N"):gsub("in function 'chunk'", "in main chunk")
     assert.equal("conf.lua:1: plugins.site: " .. expected, message)
   end
 
