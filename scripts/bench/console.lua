@@ -12,6 +12,7 @@ local bench = require("scripts.bench.bench")
 local client = require("flowd.console.client")
 local console = require("spec.support.console")
 local daemon = require("spec.support.daemon")
+local delay = require("scripts.bench.delay")
 local live_counter = require("spec.support.live_counter")
 local process = require("spec.support.process")
 local temp = require("spec.support.temp")
@@ -63,25 +64,8 @@ local traffic = process.start({ bench.tool("feed"), write_lines("traffic", funct
   for i = FLOWS, FLOWS + 5000 do file:write(line("end", i, "alice")) end
 end), d.pipe, RATE })
 
-local counted = live_counter(d.runtime_dir, 'flowd_lines_total{plugin="pipe.probe"}')
 local longest = live_counter(d.runtime_dir, "flowd_console_longest_microseconds")
-local probe_fd = ffi.C.open(probe_pipe, 1)
-assert(probe_fd >= 0)
-
-local number = 0
-local function delay_ms()
-  number = number + 1
-  local text = ("start udp ::1 %d ::2 %d lhcb 1\n"):format(1 + number % 60000, 1 + math.floor(number / 60000))
-  local before, start = counted[0], api.clock_monotonic_ns()
-  ffi.C.write(probe_fd, text, #text)
-  while counted[0] == before do
-    if api.clock_monotonic_ns() - start > 5e9 then error("an event took more than five seconds", 0) end
-  end
-  return tonumber(api.clock_monotonic_ns() - start) / 1e6
-end
-
--- LuaJIT would take the counter for a constant of the loop.
-jit.off(delay_ms)
+local delay_ms = delay(d.runtime_dir, probe_pipe)
 
 -- Delays of events while a client asks for `case` again and again.
 local function delays(case)
