@@ -191,15 +191,6 @@ return { DIRS,
       refuse("return { DIRS, plugins = { x = { use = 5 } } }"))
   end)
 
-  it("gives a plugin what is no data", function()
-    write("plugins/takes.lua", [[
-      local schema = require("flowd.schema")
-      return { name = "takes", doc = "Takes anything.", start = function() end,
-        schema = { on = schema.any{ doc = "What.", default = 1 } } }]])
-    assert.same({ "conf.lua:1: plugins.takes.on: a function cannot be handed to a plugin or backend: options are data" },
-      refuse("return { DIRS, plugins = { takes = { on = print } } }"))
-  end)
-
   it("names a plugin that is broken", function()
     write("plugins/syntax.lua", "return {")
     write("plugins/raises.lua", "error('oh')")
