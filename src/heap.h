@@ -112,9 +112,8 @@ void heap_set_machine(struct heap *h, const volatile int32_t *running, void (*st
 /*
  * Between these two code of a client of the console runs: what it takes is the owner's, and refused beyond
  * the clients' part. Events wait while a table or text grows, so none may become so large that it takes long:
- * tables are refused more than 65,536 entries, lists more than 262,144, texts more than 2 MiB, and LuaJIT's
- * table of all texts more than 65,536 while clients hold much. In machine code and in the collector nothing
- * is refused (see above).
+ * tables are refused more than 65,536 entries, lists more than 262,144, texts more than 2 MiB. In machine
+ * code and in the collector nothing is refused (see above), nor is LuaJIT's table of all texts.
  */
 FFI_EXPORT void heap_enter_console(struct heap *h, uint32_t owner);
 FFI_EXPORT void heap_leave_console(struct heap *h);

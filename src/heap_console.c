@@ -5,10 +5,8 @@ enum {
 	/* LuaJIT 2.1: an entry of a table's hash part; there are a power of two of them. */
 	TABLE_ENTRY = 24,
 	TABLE_ENTRIES_MAX = 1 << 16,
-	/* Its table of all texts, a power of two of pointers. */
-	TEXTS_MAX = 1 << 16,
-	/* Clients that hold less have not made that many. */
-	MUCH = 2 << 20,
+	/* Octets of its table of all texts, a power of two of pointers, from which on it is known as that. */
+	TEXTS_MIN = 1 << 15,
 };
 
 static bool is_power_of_two(size_t n)
@@ -23,12 +21,13 @@ bool heap_console_refuses(const struct heap *h, const void *block, size_t old_si
 		return false;
 	if (h->machine && *h->machine != HEAP_INTERPRETER && *h->machine != HEAP_FUNCTION)
 		return false;
+	/* LuaJIT does not survive that its table of all texts cannot grow. */
+	if (!block && size >= TEXTS_MIN && is_power_of_two(size))
+		return false;
 	if (size > HEAP_CONSOLE_BLOCK_MAX || h->console_used + size - old_size > heap_console_limit(h))
 		return true;
-	if (size > (size_t)TABLE_ENTRY * TABLE_ENTRIES_MAX && size % TABLE_ENTRY == 0 &&
-	    is_power_of_two(size / TABLE_ENTRY))
-		return true;
-	return !block && size > sizeof(void *) * TEXTS_MAX && is_power_of_two(size) && h->console_used > MUCH;
+	return size > (size_t)TABLE_ENTRY * TABLE_ENTRIES_MAX && size % TABLE_ENTRY == 0 &&
+	       is_power_of_two(size / TABLE_ENTRY);
 }
 
 void heap_enter_console(struct heap *h, uint32_t owner)

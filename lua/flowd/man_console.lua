@@ -43,9 +43,11 @@ stays until the client leaves or the configuration is loaded anew; _ is the last
 
 An expression never keeps events waiting: it is interpreted, and left after a millisecond or two, wherever it is, so that events
 are handled; then it goes on. A single call of a C function, such as string.find with a hard pattern, cannot be left; one
-that takes longer than half a second is treated as any script that never returns is. What grows in one go may not grow so large that
-events wait: a table has at most 65,536 entries at the prompt, a list 262,144, a text 2 MB. All clients together may
-hold an eighth of memory_limit; when that is not enough, names that were assigned by the one who holds most are let go, and it is told
+that takes longer than half a second is treated as any script that never returns is. What grows in one go may not grow so
+large that events wait: a table has at most 65,536 entries at the prompt, a list 262,144, a text 2 MB. (Who holds more than
+131,072 different texts at once makes events wait for some 15 ms: LuaJIT's own table of them cannot be limited.) All clients
+together may hold an eighth of memory_limit; when that is not enough, names that were assigned by the one
+who holds most are let go, and it is told
 so. A command takes texts of at most 4,096 octets and 2,000 values: what is larger belongs into files.
 
 At a terminal an unfinished line goes on on the next one. The Tab key completes commands, their named arguments, names of

@@ -129,6 +129,7 @@ describe("a client of the console", function()
       case("local t = {} while true do t[#t + 1] = {} end"), case("local s = 'x' while true do s = s .. s end"),
       case("local t = {} for i = 1, 1e6 do t['k' .. i] = i end"), case("local t = {} for i = 1, 1e6 do t[i * 37] = i end"),
       case("local t = {} for i = 1, 1e7 do t[i] = i end"),
+      case("for n = 1, 3 do local t = {} pcall(function() for i = 1, 1e6 do t[('k%d'):format(i)] = i end end) end", { status = S.ok }),
     })
     local _, _, message = console.ask(d.console, "local t = {} while true do t[#t + 1] = {} end")
     assert.matches("not enough memory: all clients of the console together may hold 32 MB", message, 1, true)

@@ -90,7 +90,7 @@ end
 function memory.message()
   if not heap then return "not enough memory" end
   return ("not enough memory: all clients of the console together may hold %.0f MB (an eighth of memory_limit), and none of them a "
-    .. "table of more than 65,536 entries, a list of more than 262,144, a text of more than 2 MB or 65,536 texts"):format(
+    .. "table of more than 65,536 entries, a list of more than 262,144 or a text of more than 2 MB"):format(
     tonumber(api.heap_console_limit(heap)) / 2 ^ 20)
 end
 
