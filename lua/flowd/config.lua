@@ -5,6 +5,7 @@ local ffi = require("ffi")
 local api = require("flowd.api")
 local memory = require("flowd.memory")
 local options = require("flowd.options")
+local paths = require("flowd.paths")
 local plugins = require("flowd.plugins")
 local policy = require("flowd.policy")
 local registry = require("flowd.registry")
@@ -19,7 +20,6 @@ local watch = require("flowd.watch")
 
 local config = {}
 
-local GLOB_SIZE = 1024 * 1024
 local ENOENT = 2
 
 ---@class flowd.Config
@@ -36,33 +36,6 @@ local ENOENT = 2
 ---@field files string[] every file that was read
 ---@field map_files flowd.map.Files of the maps that its rules use
 ---@field sources flowd.Snapshot what was read, to load the same again
-
--- -- files ---------------------------------------------------------------------------------
-
-local function directory_of(path)
-  local directory = path:match("^(.*)/[^/]*$")
-  if directory == "" then return "/" end
-  return directory or "."
-end
-
-local function below(directory, path)
-  if path:sub(1, 1) == "/" or directory == "." then return path end
-  return directory .. "/" .. path
-end
-
---- The paths that match a pattern of glob(7), sorted; a pattern without wildcard gives itself.
-local function glob(pattern)
-  local buffer = ffi.new("char[?]", GLOB_SIZE)
-  local count = api.process_glob(pattern, buffer, GLOB_SIZE)
-  if count == -ENOENT then return {} end
-  if count < 0 then return nil, ("%s: cannot be listed (error %d)"):format(pattern, -count) end
-  local paths, position = {}, buffer
-  for i = 1, count do
-    paths[i] = ffi.string(position)
-    position = position + #paths[i] + 1
-  end
-  return paths
-end
 
 -- -- one load --------------------------------------------------------------------------------
 
@@ -110,7 +83,7 @@ end
 
 function Loader:glob(pattern)
   local list, message
-  if self.kept then list = self.kept.lists[pattern] or {} else list, message = glob(pattern) end
+  if self.kept then list = self.kept.lists[pattern] or {} else list, message = paths.glob(pattern) end
   self.sources.lists[pattern] = list
   return list, message
 end
@@ -141,7 +114,7 @@ end
 local function names_of(kind, directories)
   local names, seen = { unpack(plugins.builtin(kind)) }, {}
   for _, directory in ipairs(directories) do
-    for _, path in ipairs(glob(directory .. "/*.lua") or {}) do
+    for _, path in ipairs(paths.glob(directory .. "/*.lua") or {}) do
       local name = path:match("([^/]+)%.lua$")
       if not seen[name] then names[#names + 1], seen[name] = name, true end
     end
@@ -219,7 +192,7 @@ function Loader:load_modules(kind)
   local sections, modules = {}, {}
   local directories = {}
   for i, directory in ipairs(self.values[kind == "plugins" and "plugin_dirs" or "backend_dirs"] or {}) do
-    directories[i] = below(self.directory, directory)
+    directories[i] = paths.below(self.directory, directory)
   end
   local keys = {}
   for key in pairs(self.values[kind] or {}) do keys[#keys + 1] = key end
@@ -252,7 +225,7 @@ end
 
 function Loader:load_registry()
   local settings = self.values.registry
-  if settings and settings.ca and settings.ca ~= "" then settings.ca = below(self.directory, settings.ca) end
+  if settings and settings.ca and settings.ca ~= "" then settings.ca = paths.below(self.directory, settings.ca) end
   -- What was fetched last, when there is something of use.
   local fetched = registry_cache.path(self.values)
   local loaded = fetched and self:read_registry(fetched)
@@ -260,7 +233,7 @@ function Loader:load_registry()
   local file = settings and settings.file or ""
   if file ~= "" then
     local problems
-    loaded, problems = self:read_registry(below(self.directory, file))
+    loaded, problems = self:read_registry(paths.below(self.directory, file))
     if loaded then return loaded end
     for _, problem in ipairs(problems) do self:fail({ "registry", "file" }, problem) end
   end
@@ -311,14 +284,14 @@ function Loader:load_rule_files(position, name, all, entries)
   local entry = { name = name, rules = {} }
   entries[#entries + 1] = entry
   local keys = { "rules", position }
-  local path = below(self.directory, name)
-  local paths = { path }
+  local path = paths.below(self.directory, name)
+  local files = { path }
   if path:find("[*?%[]") then
     local message
-    paths, message = self:glob(path)
-    if not paths then return self:fail(keys, message) end
+    files, message = self:glob(path)
+    if not files then return self:fail(keys, message) end
   end
-  for _, file in ipairs(paths) do
+  for _, file in ipairs(files) do
     local text, message = self:read(file, self.owner)
     if text then
       self:load_rule_file(file, text, all, entry.rules)
@@ -401,7 +374,7 @@ local function load_file(path, overrides, kept)
     return nil, { path .. ": there is no such file; --conf FILE names another" }
   end
   local self = setmetatable({
-    path = path, directory = directory_of(path), owner = owner, problems = {}, files = {},
+    path = path, directory = paths.directory_of(path), owner = owner, problems = {}, files = {},
     kept = kept, sources = snapshot.new(), module_names = { plugins = {}, backends = {} },
   }, Loader)
   self.policy = policy.new({

@@ -90,7 +90,7 @@ counters.help = {
     .. "wire, each segment with its headers.",
   flowd_marker_marked_packets_total = "Marked packets by experiment and activity, as on the wire.",
   flowd_marker_memory_octets = "The kernel's memory for the table of marks.",
-  flowd_marker_packets_total = "Packets seen by the marking program, by what it did and why.",
+  flowd_marker_packets_total = "Packets by what the marking program did and why; missed: of no marked flow, but from the port of one.",
   flowd_marker_refused_total = "Marks that could not be set, changed or removed, by reason.",
   flowd_marker_removed_total = "Marks that were removed.",
   flowd_memory_off_total = "Rules, timers, plugins and backends switched off because they held most of the memory that "

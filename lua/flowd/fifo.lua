@@ -11,6 +11,7 @@ local ffi = require("ffi")
 local bit = require("bit")
 local api = require("flowd.api")
 local fifo_stream = require("flowd.fifo_stream")
+local paths = require("flowd.paths")
 
 local fifo = {}
 
@@ -62,7 +63,7 @@ function fifo.denied(options)
   if status == 0 then return nil end
   local who = ("user %d, who runs flowd-lua,"):format(api.privileges_uid())
   if status ~= -ENOENT then return ("%s: %s cannot read from it"):format(path, who) end
-  local directory = path:match("^(.*)/[^/]*$") or "."
+  local directory = paths.directory_of(path)
   if api.privileges_access(directory == "" and "/" or directory, 3) ~= 0 then
     return ("%s: %s cannot make a pipe there: restart flowd-lua as root, or make the pipe"):format(path, who)
   end

@@ -6,6 +6,7 @@ local api = require("flowd.api")
 local counters = require("flowd.counters")
 local failures = require("flowd.failures")
 local json = require("flowd.json")
+local paths = require("flowd.paths")
 
 local stats = {}
 
@@ -60,7 +61,7 @@ end
 local function read_state(view, path)
   local h = api.state_header(view)
   return { path = path, running = api.state_owned(view), pid = h.pid, flows_max = h.flows_max,
-    failed = failures.read(path:match("^(.*)/[^/]*$") or "."),
+    failed = failures.read(paths.directory_of(path)),
     started = os.date("!%Y-%m-%dT%H:%M:%SZ", tonumber(h.opened_us / 1000000)), adoptions = h.adoptions }
 end
 
