@@ -229,8 +229,8 @@ void *heap_allocate(void *heap, void *block, size_t old_size, size_t new_size)
 		give(h, head, old_size + sizeof(*head));
 		return NULL;
 	}
-	if (new_size > old_size &&
-	    (heap_console_refuses(h, block, old_size, new_size) || refuse(h, new_size - old_size)))
+	if (new_size > old_size && !heap_is_for_texts(block, new_size) &&
+	    (heap_console_refuses(h, old_size, new_size) || refuse(h, new_size - old_size)))
 		return NULL;
 	if (head)
 		head = resize(h, head, old_size + sizeof(*head), new_size + sizeof(*head));

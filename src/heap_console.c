@@ -5,8 +5,6 @@ enum {
 	/* LuaJIT 2.1: an entry of a table's hash part; there are a power of two of them. */
 	TABLE_ENTRY = 24,
 	TABLE_ENTRIES_MAX = 1 << 16,
-	/* Octets of its table of all texts, a power of two of pointers, from which on it is known as that. */
-	TEXTS_MIN = 1 << 15,
 };
 
 static bool is_power_of_two(size_t n)
@@ -14,15 +12,12 @@ static bool is_power_of_two(size_t n)
 	return (n & (n - 1)) == 0;
 }
 
-bool heap_console_refuses(const struct heap *h, const void *block, size_t old_size, size_t size)
+bool heap_console_refuses(const struct heap *h, size_t old_size, size_t size)
 {
 	/* Rules that run for a client have memory of their own. */
 	if (!h->console || heap_owner_now(h) < HEAP_OWNER_CONSOLE)
 		return false;
 	if (h->machine && *h->machine != HEAP_INTERPRETER && *h->machine != HEAP_FUNCTION)
-		return false;
-	/* LuaJIT does not survive that its table of all texts cannot grow. */
-	if (!block && size >= TEXTS_MIN && is_power_of_two(size))
 		return false;
 	if (size > HEAP_CONSOLE_BLOCK_MAX || h->console_used + size - old_size > heap_console_limit(h))
 		return true;

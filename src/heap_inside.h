@@ -46,7 +46,20 @@ static inline uint32_t heap_owner_now(const struct heap *h)
 	return owner < HEAP_OWNERS_MAX ? owner : 0;
 }
 
+enum {
+	/* Octets of LuaJIT's table of all texts, a power of two of pointers, from which on it is known as
+	   that. */
+	HEAP_TEXTS_MIN = 1 << 15,
+};
+
+/* LuaJIT does not survive that its table of all texts cannot grow: the error would come from within. It takes
+ * no more than a third of what the texts take. */
+static inline bool heap_is_for_texts(const void *block, size_t size)
+{
+	return !block && size >= HEAP_TEXTS_MIN && (size & (size - 1)) == 0;
+}
+
 /* May a client of the console not have this? */
-bool heap_console_refuses(const struct heap *h, const void *block, size_t old_size, size_t size);
+bool heap_console_refuses(const struct heap *h, size_t old_size, size_t size);
 
 #endif
