@@ -131,19 +131,26 @@ local function count_stale()
   stale.value = count
 end
 
--- A changed file into all maps that are from it.
-local function take(path, entries, fill, pause)
-  local first, refusals = entries[1].unbound, memory.refusals()
-  local text, message = trusted.read(path, first.files.owner)
+-- What a file says now, for all maps that are from it: problems, and what puts it into each.
+local function read_again(path, entries, fill, pause)
+  local text, message = trusted.read(path, entries[1].unbound.files.owner)
   local problems, commits = text and {} or { message }, {}
   for i, entry in ipairs(text and entries or {}) do
-    local ok, wrong
-    ok, wrong, commits[i] = pcall(fill, entry.unbound, entry.object, entry.registry, text, pause)
-    if not ok then
-      memory.leave(0)
-      wrong = { ("%s: %s"):format(path, memory.is_refusal(wrong) and "not enough memory (memory_limit)" or wrong) }
-    end
+    local wrong
+    wrong, commits[i] = fill(entry.unbound, entry.object, entry.registry, text, pause)
     for _, problem in ipairs(wrong) do problems[#problems + 1] = problem end
+  end
+  return text, problems, commits
+end
+
+-- A changed file into all maps that are from it.
+local function take(path, entries, fill, pause)
+  local refusals = memory.refusals()
+  local ok, text, problems, commits = pcall(read_again, path, entries, fill, pause)
+  if not ok then
+    -- From here on it is not the file that asks for memory.
+    memory.leave(0)
+    problems = { ("%s: %s"):format(path, memory.is_refusal(text) and "not enough memory (memory_limit)" or tostring(text)) }
   end
   -- What there is too much of is not kept until the next one comes.
   if memory.refusals() > refusals then collectgarbage() end
