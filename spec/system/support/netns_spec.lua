@@ -59,7 +59,7 @@ describe("a pair of network namespaces", function()
     ]]
     local path = require("spec.support.temp").dir() .. "/script.lua"
     require("spec.support.temp").write(path, script)
-    local child = process.start({ "bin/flowd-lua", "lua", path })
+    local child = process.start({ os.getenv("FLOWD_BIN") or "bin/flowd-lua", "lua", path })
     local inode = child:expect("net:%[(%d+)%]\n")
     child:signal("KILL")
     child:wait()

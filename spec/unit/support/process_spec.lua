@@ -94,7 +94,7 @@ describe("a child process", function()
       io.flush()
       process.wait_for("the end", 1000, function() end)
     ]])
-    local parent = process.start({ "bin/flowd-lua", "lua", script })
+    local parent = process.start({ os.getenv("FLOWD_BIN") or "bin/flowd-lua", "lua", script })
     local pid = tonumber((parent:expect("(%d+)\n")))
     parent:signal("KILL")
     parent:wait()
@@ -132,7 +132,7 @@ end)
 describe("clean-up", function()
   local function run_script(text)
     local dir = temp.dir()
-    return process.start({ "bin/flowd-lua", "lua", temp.write(dir .. "/script.lua", [[
+    return process.start({ os.getenv("FLOWD_BIN") or "bin/flowd-lua", "lua", temp.write(dir .. "/script.lua", [[
       package.path = "./?.lua"
       local cleanup = require("spec.support.cleanup")
       local process = require("spec.support.process")
