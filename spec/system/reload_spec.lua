@@ -162,7 +162,9 @@ describe("a reload", function()
     end
     local before = many(40)
     local after = many(tonumber(os.getenv("FLOWD_RELOADS") or 160))
-    assert.is_true(after - before < 3000, ("%d KiB, then %d KiB"):format(before, after))
+    -- AddressSanitizer keeps what was freed for a while: 8 MiB of it, as make asan has it.
+    local most = os.getenv("ASAN_OPTIONS") and 3000 + 8192 or 3000
+    assert.is_true(after - before < most, ("%d KiB, then %d KiB"):format(before, after))
     assert.same({ code = 0 }, d:stop())
   end)
 
