@@ -39,8 +39,8 @@ struct {
 } cpus SEC(".maps");
 
 /* Local ports that a marked flow has, a bit each, by number as it is in packets: nearly every packet of no
- * marked flow is passed on after a look at it, and not even counted: that would be half of its cost. A bit is
- * set before the flow's mark is there and cleared after it is gone. */
+ * marked flow is passed on after a look at it, and not even counted: that would add half to its cost. A bit
+ * is set before the flow's mark is there and cleared after it is gone. */
 __u8 local_ports[65536 / 8];
 __u64 seed;	/* of the hash */
 __u64 deadline; /* of the lease, in jiffies */
