@@ -20,6 +20,7 @@ struct console_client {
 	int fd;
 	size_t length;
 	size_t consumed;
+	unsigned int unwanted; /* answers, each up to its END */
 	uint8_t buffer[BUFFER_SIZE];
 };
 
@@ -69,6 +70,12 @@ int console_client_send(struct console_client *c, uint8_t type, const char *body
 	return status != 0 ? status : send_all(c->fd, body, length);
 }
 
+void console_client_forgo(struct console_client *c)
+{
+	if (console_client_send(c, CONSOLE_INTERRUPT, NULL, 0) == 0)
+		c->unwanted++;
+}
+
 static volatile sig_atomic_t interrupted;
 
 static void on_interrupt(int signal_number)
@@ -109,7 +116,7 @@ static int wait_for_input(struct pollfd *p, int timeout_ms)
 	}
 }
 
-int console_client_receive(struct console_client *c, int timeout_ms, struct console_frame *frame)
+static int receive(struct console_client *c, int timeout_ms, struct console_frame *frame)
 {
 	if (c->consumed > 0) {
 		c->length -= c->consumed;
@@ -137,5 +144,17 @@ int console_client_receive(struct console_client *c, int timeout_ms, struct cons
 			return -errno;
 		if (n > 0)
 			c->length += (size_t)n;
+	}
+}
+
+int console_client_receive(struct console_client *c, int timeout_ms, struct console_frame *frame)
+{
+	for (;;) {
+		int status = receive(c, timeout_ms, frame);
+
+		if (status != 1 || c->unwanted == 0)
+			return status;
+		if (frame->type == CONSOLE_END)
+			c->unwanted--;
 	}
 }

@@ -19,6 +19,9 @@ FFI_EXPORT void console_client_free(struct console_client *c);
 /* Send a request, waiting. Returns 0 or -errno; -EPIPE may be followed by what the daemon said before. */
 FFI_EXPORT int console_client_send(struct console_client *c, uint8_t type, const char *body, size_t length);
 
+/* Nobody waits for the answer to what was sent last any more: it is interrupted, and not received. */
+FFI_EXPORT void console_client_forgo(struct console_client *c);
+
 /* From now on SIGINT does not end this process: receiving returns -EINTR, once for each signal. */
 FFI_EXPORT void console_client_catch_interrupt(void);
 

@@ -77,6 +77,7 @@ static bool ask(struct line_editor *e, const LineInfo *line)
 {
 	size_t length = (size_t)(line->cursor - line->buffer), have = 0;
 	struct console_frame f;
+	int status;
 
 	if (!e->client || length + 1 > sizeof(e->line))
 		return false;
@@ -84,12 +85,15 @@ static bool ask(struct line_editor *e, const LineInfo *line)
 	memcpy(e->line + 1, line->buffer, length);
 	if (console_client_send(e->client, CONSOLE_COMPLETE, e->line, length + 1) != 0)
 		return false;
-	while (console_client_receive(e->client, COMPLETION_MS, &f) == 1 && f.type != CONSOLE_END) {
+	while ((status = console_client_receive(e->client, COMPLETION_MS, &f)) == 1 &&
+	       f.type != CONSOLE_END) {
 		if (f.length < sizeof(e->answer) - have) {
 			memcpy(e->answer + have, f.body, f.length);
 			have += f.length;
 		}
 	}
+	if (status == 0)
+		console_client_forgo(e->client);
 	e->answer[have] = '\0';
 	return have > 0;
 }
@@ -272,12 +276,25 @@ const char *line_editor_read(struct line_editor *e, const char *prompt, int *out
 	return e->line;
 }
 
-void line_editor_remember(struct line_editor *e, const char *line)
+/* H_ADD adds to the entry that was looked at last. */
+static void extend_last(struct line_editor *e, const char *line)
+{
+	HistEvent event;
+
+	libedit.history(e->history, &event, H_FIRST);
+	libedit.history(e->history, &event, H_ADD, "\n");
+	libedit.history(e->history, &event, H_ADD, line);
+}
+
+void line_editor_remember(struct line_editor *e, const char *line, bool continues)
 {
 	HistEvent event;
 	mode_t mask;
 
-	libedit.history(e->history, &event, H_ENTER, line);
+	if (continues)
+		extend_last(e, line);
+	else
+		libedit.history(e->history, &event, H_ENTER, line);
 	if (!e->path[0])
 		return;
 	mask = umask(0077);

@@ -33,8 +33,8 @@ FFI_EXPORT void line_editor_use(struct line_editor *e, struct console_client *cl
  * LINE_EDITOR_LINE. */
 FFI_EXPORT const char *line_editor_read(struct line_editor *e, const char *prompt, int *outcome);
 
-/* Add a line to the history. */
-FFI_EXPORT void line_editor_remember(struct line_editor *e, const char *line);
+/* Add a line to the history; continues: to its last entry. */
+FFI_EXPORT void line_editor_remember(struct line_editor *e, const char *line, bool continues);
 
 /* Columns of the terminal at standard output; 0: it is none. */
 FFI_EXPORT int line_editor_columns(void);

@@ -22,6 +22,7 @@ rule "cms" { match = { dst_port = 99 }, set = { experiment = "cms" } }
 ]]
 
 local FLOWS = 12
+local TAB = "\t" -- in place of json = true: the code is a line to complete
 
 local batch = ffi.new("struct flow_batch")
 
@@ -106,7 +107,8 @@ describe("the console, left at every instruction,", function()
   end
 
   local function begin(client, code, json)
-    local what, message = evaluator.start(client, code, { user = "root", width = 100, json = json })
+    local options = { user = "root", width = 100, json = json }
+    local what, message = evaluator[json == TAB and "complete" or "start"](client, code, options)
     assert.equal("ok", what, tostring(message))
   end
 
@@ -197,6 +199,17 @@ describe("the console, left at every instruction,", function()
     same("flows{}", true)
     same("flow(1)", true)
     same('stats("flows")', true)
+  end)
+
+  it("completes lines the same", function()
+    for line, candidate in pairs({
+      ["fl"] = "flows", ["flows{exp"] = "experiment", ['flows{experiment="at'] = "atlas", ['disable("w'] = "within",
+      ["string.re"] = "reverse", ["flow(3)."] = "application", ["rules()[2].st"] = "state", ['stats("flows")[1].'] = "help",
+      ['print(flows{experiment="atlas", sort="-src_port", limit=2}[1].s'] = "src_port",
+    }) do
+      local _, shown = same(line, TAB)
+      assert.matches("\n" .. candidate, shown, 1, true)
+    end
   end)
 
   it("announces events whole", function()

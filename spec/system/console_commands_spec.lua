@@ -45,6 +45,7 @@ describe("the console's commands:", function()
       end
       assert.is_truthy(load("return " .. c.example) or load(c.example), c.example)
       assert.is_truthy(text:find('it("' .. c.name .. " ", 1, true), c.name .. " has no test")
+      assert.is_true(not (c.query and c.changes), c.name .. " is run to complete a line")
       for name, doc in pairs(c.arguments or {}) do assert.is_true(#doc > 3, c.name .. " " .. name) end
     end
   end)

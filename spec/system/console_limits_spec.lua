@@ -118,7 +118,9 @@ describe("a client of the console", function()
       case("local t = {} for i = 1, 30000 do t['k' .. i] = 1 end return t", { status = S.ok, options = "format=json" }),
     }
     for _, line in ipairs({ ("a"):rep(60000) .. "!(", ("a"):rep(60000) .. "!{", ("a"):rep(65000), ("("):rep(60000), ("\""):rep(59999),
-      ("a."):rep(30000), "flows{" .. ("a="):rep(20000), 'flows{experiment="' .. ("x"):rep(60000) }) do
+      ("a."):rep(30000), "flows{" .. ("a="):rep(20000), 'flows{experiment="' .. ("x"):rep(60000),
+      "flow(" .. ("{"):rep(400) .. ("}"):rep(400) .. ").", "flow(" .. ("1+"):rep(450) .. "1).", ("()"):rep(499) .. ".",
+      ("flow("):rep(100) .. (")"):rep(100) .. "." }) do
       cases[#cases + 1] = case(line, { complete = true, status = S.ok })
     end
     hold_nothing_up(cases)

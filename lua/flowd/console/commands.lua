@@ -1,9 +1,10 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- The console's commands. This list is the source of help(), of completion and of flowd-lua-console(7).
 --
--- A command is { name, usage, summary, doc, example, changes, asks, run }: `changes` says that it changes something,
--- which a client with read access may not, unless asks(...) says that with these arguments it does not;
--- run(session, ...) returns values, which are shown. Their files may be left anywhere.
+-- A command is { name, usage, summary, doc, example, changes, asks, query, run }: `changes` says that it changes something,
+-- which a client with read access may not, unless asks(...) says that with these arguments it does not; `query` that it
+-- has no effect at all, so that completion may run it; run(session, ...) returns values, which are shown. Their files may
+-- be left anywhere.
 jit.off(true, true)
 
 local arguments = require("flowd.console.arguments")
@@ -22,6 +23,7 @@ local commands = {}
 ---@field example string something to type that works as it stands
 ---@field changes boolean? true: it changes something
 ---@field asks? fun(...): boolean with these arguments it does not
+---@field query boolean? true: it returns something, soon, and nothing else comes of it
 ---@field anything boolean? true: its arguments are not looked at by functions that cannot be left
 ---@field arguments table<string, string>? named arguments and what each means
 ---@field run fun(session: flowd.console.Session, ...): ...
@@ -138,7 +140,7 @@ to a name stays until you leave; _ is the last result. help(NAME) tells more.]],
 end
 
 add({
-  name = "help", usage = "help([NAME])", summary = "what there is, or what one command does",
+  name = "help", usage = "help([NAME])", summary = "what there is, or what one command does", query = true,
   doc = "Without a name it lists all commands. A name may be given as text or as the command itself.",
   example = "help(flows)",
   run = function(_, name)

@@ -46,7 +46,7 @@ local function modules(name, kind)
     summary = ("the %s: running, failed with its reason, or switched off"):format(name),
     doc = ("Lists every one of the %s that the configuration names. The fields of each are name, state (running or "
       .. "failed), message (why it is not running) and options, as they are in effect."):format(name),
-    example = name .. "()",
+    example = name .. "()", query = true,
     run = function()
       return format.view(place.call("console_modules", kind), { text = show_modules, rows = true })
     end,
@@ -90,7 +90,7 @@ return {
   {
     name = "stats", usage = "stats([TEXT])", summary = "the counters, all or those whose name contains TEXT",
     doc = "Each has the fields name, value and help. Everything that is dropped or refused anywhere has a counter with its reason.",
-    example = 'stats("flows")',
+    example = 'stats("flows")', query = true,
     run = function(_, text)
       if text ~= nil and type(text) ~= "string" then error("stats: expected a part of a counter's name, got " .. type(text), 0) end
       return format.view(matching(text), { text = show_counters, rows = true })
@@ -101,14 +101,14 @@ return {
   {
     name = "registry", usage = "registry([EXPERIMENT])", summary = "experiments, or the activities of one, with their ids",
     doc = "The experiment is a name or an id. `flowd-lua registry` prints the same.",
-    example = 'registry("atlas")', run = registry,
+    example = 'registry("atlas")', query = true, run = registry,
   },
   {
     name = "marker", usage = "marker()", summary = "what the marker does: interfaces, how it is attached, marks, packets",
     doc = "Fields: flows (marks in the kernel's table), memory (octets of the table), interfaces (name, attached, method) and "
       .. "packets, by what was done with "
       .. "them. `flowd-lua marker flows` lists the marks themselves.",
-    example = "marker()",
+    example = "marker()", query = true,
     run = function()
       local found = place.call("console_marker")
       if not found then error("marker: the backend 'marker' is not running", 0) end

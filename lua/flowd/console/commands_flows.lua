@@ -362,12 +362,12 @@ searched while events go on.
 The result is a list: #flows{experiment="cms"} counts it, for _, f in ipairs(flows{}) do … end goes through it. The
 fields of a flow are those that flow(ID) shows.]],
     example = 'flows{experiment="atlas", dst="2001:db8::/32", sort="-bytes_sent", limit=20}',
-    arguments = conditions, run = flows,
+    arguments = conditions, query = true, run = flows,
   },
   {
     name = "flow", usage = "flow(ID)", summary = "everything known about one flow, with the rule that decided",
     doc = 'ID is what flows{} shows, a flow of its list, or the 5-tuple in words: "tcp ::1 2345 ::1 5777".',
-    example = "flow(1)",
+    example = "flow(1)", query = true,
     run = function(_, what) return shown(fields.record(find(what, "flow"))) end,
   },
   {

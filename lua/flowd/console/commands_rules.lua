@@ -170,7 +170,7 @@ return {
     doc = [[TIME is what the rule took of late for each event that came to it, SHARE its part of the daemon's time; both are measured on
 a sample of the events, and not there until there were some. Rules that were typed in stand where they run. enable(NAME) and
 disable(NAME) switch one on and off.]],
-    example = "rules()", run = rules,
+    example = "rules()", query = true, run = rules,
   },
   {
     name = "rule", usage = 'rule("NAME", {before="OTHER"}) {…}', summary = "types in a rule, as in the files; it takes effect at once",
@@ -213,7 +213,7 @@ faster than they can be shown are counted. With eval --json each event is JSON i
   },
   {
     name = "delta", usage = "delta()", summary = "what was changed at the console and is not in the files, as Lua that could go there",
-    doc = "A reload takes all of it away.", example = "delta()",
+    doc = "A reload takes all of it away.", example = "delta()", query = true,
     run = function() return format.view(changes.lines(), { text = show_delta, rows = true }) end,
   },
 }

@@ -5,12 +5,15 @@ jit.off(true, true)
 
 local commands = require("flowd.console.commands")
 local environment = require("flowd.console.environment")
+local format = require("flowd.console.format")
 local place = require("flowd.console.place")
+local value = require("flowd.console.value")
+
+require("flowd.slice").may_be_left()
 
 local complete = {}
 
 local CANDIDATES_MAX = 200
--- All this is done in one go: what is looked at is limited.
 local LINE_MAX, WORDS_MAX, FIELDS_MAX = 1000, 200, 10000
 
 local keywords = { "and", "break", "do", "else", "elseif", "end", "false", "for", "function", "if", "in", "local", "nil",
@@ -28,34 +31,21 @@ local function starting(names, word, out)
   return out
 end
 
--- The value of a.b.c, without running anything of the user's: plain fields only.
-local function resolve(env, path)
-  local value = env
-  for name in path:gmatch("[^.]+") do
-    if value == env then
-      local ok, found = pcall(function() return env[name] end)
-      value = ok and found or nil
-    elseif type(value) == "table" then
-      value = rawget(value, name)
-    else
-      return nil
-    end
-  end
-  return value
-end
-
-local function fields(value, word)
+-- Names of fields: those that are there, and those that there may be.
+local function fields(of, word)
   local names = {}
-  if type(value) == "string" then value = string end
-  if type(value) ~= "table" then return names end
+  if type(of) == "string" then of = string end
+  if type(of) ~= "table" then return names end
   local looked_at = 0
-  for key in next, value do
+  for key in next, of do
     looked_at = looked_at + 1
     if looked_at > FIELDS_MAX then break end
     if type(key) == "string" and #names <= CANDIDATES_MAX and key:sub(1, #word) == word and key:find("^[%a_][%w_]*$") then
       names[#names + 1] = key
     end
   end
+  local view = format.view_of(of)
+  for _, key in ipairs(view and view.keys or {}) do names[#names + 1] = key end
   return names
 end
 
@@ -133,23 +123,17 @@ local function strings(call, inside, text)
   return names or {}
 end
 
---- Complete the end of a line.
----@param session flowd.console.Session
----@param line string up to the cursor
----@return string word the part that the candidates replace
----@return string[] candidates
-function complete.complete(session, line)
-  line = line:sub(-LINE_MAX)
+-- The part of the line that the candidates replace, and these.
+local function candidates(session, line)
   local call, inside = open_call(line)
   local text = line:match("[\"']([^\"']*)$")
   local _, quotes = line:gsub("[\"']", "")
   if text and quotes % 2 == 1 then
     return text, starting(strings(call, inside and inside:match("^(.*)[\"']") or "", text), text, {})
   end
-  local words = line:sub(-WORDS_MAX)
-  local path, word = words:match("([%a_][%w_.]*)[.:]([%w_]*)$")
-  if path then return word, starting(fields(resolve(session.env, path), word), word, {}) end
-  word = words:match("[%a_][%w_]*$") or ""
+  local word, at = value.in_front(line)
+  if word then return word, starting(fields(at and value.get(at, session.env), word), word, {}) end
+  word = line:sub(-WORDS_MAX):match("[%a_][%w_]*$") or ""
   local names = {}
   local command = call and commands.find(call)
   if command and command.arguments then
@@ -163,6 +147,14 @@ function complete.complete(session, line)
   for _, name in ipairs(environment.names(session.env)) do names[#names + 1] = name end
   for _, name in ipairs(keywords) do names[#names + 1] = name end
   return word, starting(names, word, {})
+end
+
+--- Complete the end of a line: the word that is completed and each candidate go to the client, a line each.
+---@param session flowd.console.Session
+---@param line string up to the cursor
+function complete.run(session, line)
+  local word, list = candidates(session, line:sub(-LINE_MAX))
+  session:write(word .. "\n" .. table.concat(list, "\n"))
 end
 
 return complete

@@ -158,6 +158,18 @@ function evaluator.start(client, code, options)
   return "ok"
 end
 
+--- Begin to say what may stand at the end of a line: the word that is completed, and each candidate, a line each.
+---@param client integer
+---@param line string up to the cursor
+---@param options table as for start
+---@return "ok"
+function evaluator.complete(client, line, options)
+  local self = session_of(client, options)
+  self.code, self.streamed, self.json = "", false, false
+  self.running = slice.among(require("flowd.console.complete").run, self, line)
+  return "ok"
+end
+
 -- The stack from the error to what was typed.
 local function trimmed(trace)
   local lines = {}
@@ -259,16 +271,6 @@ end
 function evaluator.forget(client)
   evaluator.stop(client)
   sessions[client] = nil
-end
-
---- What may stand at the end of a line.
----@param client integer
----@param line string up to the cursor
----@param options table as for start
----@return string the word that is completed, and each candidate, a line each
-function evaluator.complete(client, line, options)
-  local word, candidates = require("flowd.console.complete").complete(session_of(client, options), line)
-  return word .. "\n" .. table.concat(candidates, "\n")
 end
 
 return evaluator

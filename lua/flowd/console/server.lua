@@ -236,13 +236,7 @@ function Server:request(client, kind, body)
     interactive = given.interactive == "1", width = math.min(math.max(tonumber(given.width) or 80, 20), 1000),
   }
   session.typed, session.json = text:sub(1, TEXT_LOGGED), options.json
-  if kind == ffi.C.CONSOLE_COMPLETE then
-    local ok, list = self:evaluate("complete", session, text, options)
-    if ok then queue(session, 0, list:sub(1, PIECE)) end
-    self:conclude(session, ok and ffi.C.CONSOLE_OK or ffi.C.CONSOLE_ERROR, ok and "" or list)
-    return
-  end
-  local ok, what, message = self:evaluate("start", session, text, options)
+  local ok, what, message = self:evaluate(kind == ffi.C.CONSOLE_COMPLETE and "complete" or "start", session, text, options)
   if not ok then
     self:conclude(session, ffi.C.CONSOLE_ERROR, tostring(what))
   elseif what == "incomplete" then

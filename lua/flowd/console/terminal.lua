@@ -87,7 +87,8 @@ function Terminal:edit()
       chunk = nil
     else
       line = ffi.string(line)
-      if not blank(line) then api.line_editor_remember(self.editor, line) end
+      -- A chunk is one entry, from its first line on: it may never end.
+      if chunk or not blank(line) then api.line_editor_remember(self.editor, line, chunk ~= nil) end
       chunk = chunk and chunk .. "\n" .. line or line
       if blank(chunk) or self:evaluate(chunk) then chunk = nil end
     end
