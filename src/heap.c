@@ -188,6 +188,7 @@ static bool refuse(struct heap *h, uint64_t more)
 	if (!exceeds(h, more, 1))
 		return false;
 	h->refusals++;
+	h->console_refusal = HEAP_CONSOLE_MEMORY;
 	if (h->refused)
 		*h->refused = true;
 	if (!h->machine ||
@@ -230,7 +231,7 @@ void *heap_allocate(void *heap, void *block, size_t old_size, size_t new_size)
 		return NULL;
 	}
 	if (new_size > old_size && !heap_is_for_texts(block, new_size) &&
-	    (heap_console_refuses(h, old_size, new_size) || refuse(h, new_size - old_size)))
+	    (heap_console_refuses(h, block, old_size, new_size) || refuse(h, new_size - old_size)))
 		return NULL;
 	if (head)
 		head = resize(h, head, old_size + sizeof(*head), new_size + sizeof(*head));

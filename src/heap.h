@@ -38,8 +38,11 @@ enum {
 	HEAP_OWNER_CONSOLE = HEAP_OWNER_MODULES,
 	/* Their part of the limit, all of them together: one in so many. */
 	HEAP_CONSOLE_PART = 8,
-	/* Octets of what grows while they run. */
-	HEAP_CONSOLE_BLOCK_MAX = (2 << 20) + 4096,
+	/* What they can make: octets of a text, entries of a list or table. */
+	HEAP_CONSOLE_TEXT_MAX = 1 << 16,
+	HEAP_CONSOLE_ENTRIES_MAX = 1 << 16,
+	/* Texts of the whole state, when theirs are many. */
+	HEAP_CONSOLE_TEXTS_MAX = 1 << 16,
 };
 
 struct heap;
@@ -109,14 +112,31 @@ enum {
 void heap_set_machine(struct heap *h, const volatile int32_t *running, void (*stop)(void *data, bool at_once),
 		      void *data);
 
+/* LuaJIT's table of all texts of a state: its size less one, and how many there are. Borrowed; NULL: unknown.
+ */
+void heap_set_texts(struct heap *h, const volatile uint32_t texts[2]);
+
 /*
  * Between these two code of a client of the console runs: what it takes is the owner's, and refused beyond
- * the clients' part. Events wait while a table or text grows, so none may become so large that it takes long:
- * tables are refused more than 65,536 entries, lists more than 262,144, texts more than 2 MiB. In machine
- * code and in the collector nothing is refused (see above), nor is LuaJIT's table of all texts.
+ * the clients' part. Events wait while a table or text is made or grows, so none may become so large that it
+ * takes long: see HEAP_CONSOLE_ENTRIES_MAX and HEAP_CONSOLE_TEXT_MAX. reads: it is code of theirs that is
+ * read: neither holds. Texts are refused when LuaJIT's table of them would grow beyond HEAP_CONSOLE_TEXTS_MAX
+ * on account of clients. In machine code and in the collector nothing is refused (see above).
  */
-FFI_EXPORT void heap_enter_console(struct heap *h, uint32_t owner);
+FFI_EXPORT void heap_enter_console(struct heap *h, uint32_t owner, bool reads);
 FFI_EXPORT void heap_leave_console(struct heap *h);
+
+enum heap_console_refusal {
+	HEAP_CONSOLE_MEMORY = 1, /* all clients' part, or that of all scripts */
+	HEAP_CONSOLE_SIZE = 2,	 /* of a text, list or table */
+	HEAP_CONSOLE_TEXTS = 3,
+};
+
+/* Why clients were refused memory last; 0: they were not. */
+FFI_EXPORT uint32_t heap_console_refusal(const struct heap *h);
+
+/* Have clients as many texts as they may, or would they with so many more? */
+FFI_EXPORT bool heap_console_texts_full(const struct heap *h, uint32_t spare);
 
 /* Octets that clients of the console hold, and may hold. */
 FFI_EXPORT uint64_t heap_console_used(const struct heap *h);

@@ -29,6 +29,9 @@ struct heap {
 	bool stopping;
 	bool abandoned;
 	bool console; /* code of a client of the console runs */
+	bool reads;   /* or is being read */
+	uint32_t console_refusal;
+	const volatile uint32_t *texts;
 	const volatile int32_t *machine;
 	void (*stop)(void *data, bool at_once);
 	void *stop_data;
@@ -59,7 +62,7 @@ static inline bool heap_is_for_texts(const void *block, size_t size)
 	return !block && size >= HEAP_TEXTS_MIN && (size & (size - 1)) == 0;
 }
 
-/* May a client of the console not have this? */
-bool heap_console_refuses(const struct heap *h, size_t old_size, size_t size);
+/* May a client of the console not have this? block: what is to grow; NULL: it is new. */
+bool heap_console_refuses(struct heap *h, const void *block, size_t old_size, size_t size);
 
 #endif

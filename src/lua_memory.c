@@ -18,17 +18,20 @@ enum {
 	SHARED_SIZE = 1024,
 	WORDS = SHARED_SIZE / sizeof(int32_t),
 	PROBES = 400, /* a loop is compiled after some 60 turns */
+	TEXTS = 100,
 };
 
-/* ---- where LuaJIT notes what runs: the number of a trace, or a small negative number ---- */
+/* ---- where LuaJIT notes what runs: the number of a trace, or a small negative number; and
+ * the size of its table of texts, less one, with how many there are behind it ---- */
 
 static struct {
 	bool tried;
-	int word; /* -1: not found, or nothing is ever compiled */
+	int word;  /* -1: not found, or nothing is ever compiled */
+	int texts; /* -1: not found */
 	const int32_t *shared;
 	int32_t first[WORDS], last[WORDS];
 	int turns;
-} probe = {.word = -1};
+} probe = {.word = -1, .texts = -1};
 
 static const int32_t *shared_of(lua_State *L)
 {
@@ -46,7 +49,25 @@ static void take_probe(void)
 	memcpy(probe.turns++ == 0 ? probe.first : probe.last, probe.shared, SHARED_SIZE);
 }
 
-static void find_word(void)
+/* In a state whose collector stands still. */
+static void find_texts(lua_State *L)
+{
+	memcpy(probe.first, probe.shared, SHARED_SIZE);
+	for (int i = 0; i < TEXTS; i++)
+		lua_pushfstring(L, "a text of the probe: %d", i);
+	memcpy(probe.last, probe.shared, SHARED_SIZE);
+	for (int i = 1; i < (int)WORDS; i++) {
+		int32_t mask = probe.first[i - 1];
+
+		if (mask < 1 || (mask & (mask + 1)) != 0 || probe.last[i - 1] != mask ||
+		    probe.last[i] > mask + 1)
+			continue;
+		if (probe.first[i] > 0 && probe.last[i] - probe.first[i] == TEXTS)
+			probe.texts = probe.texts == -1 ? i - 1 : -2;
+	}
+}
+
+static void find_words(void)
 {
 	static const char source[] = "local fn = require('ffi').cast('void (*)(void)', (...))\n"
 				     "for _ = 1, 400 do fn() end\n";
@@ -70,6 +91,9 @@ static void find_word(void)
 	}
 	if (probe.word < 0)
 		probe.word = -1;
+	lua_gc(L, LUA_GCSTOP, 0);
+	if (probe.shared && lua_checkstack(L, TEXTS))
+		find_texts(L);
 	lua_close(L);
 }
 
@@ -138,7 +162,9 @@ void lua_memory_install(lua_State *L, struct heap *h)
 	const int32_t *shared = shared_of(L);
 
 	if (!probe.tried)
-		find_word();
+		find_words();
+	if (shared && probe.texts >= 0)
+		heap_set_texts(h, (const volatile uint32_t *)(shared + probe.texts));
 	if (!shared || probe.word < 0)
 		return;
 	stop = lua_newuserdata(L, sizeof(*stop));

@@ -9,7 +9,8 @@
  * interpreter raises the error. Where it has twice the limit by then, the process is replaced, as for a
  * script that never returns (watchdog.h).
  *
- * Whether machine code runs, LuaJIT does not tell; where it notes it is found out once in a process.
+ * Whether machine code runs, LuaJIT does not tell, nor how many texts there are (heap_set_texts()); where it
+ * notes both is found out once in a process.
  */
 #ifndef LUA_MEMORY_H
 #define LUA_MEMORY_H

@@ -22,6 +22,9 @@ enum {
 	/* Where a coroutine cannot be left (inside a callback of a C function) it may go on for so long
 	 * after its time; then an error ends it. */
 	PATIENCE_NS = 200000000,
+	/* The same for what was typed, where others wait: metamethods that the framework runs into,
+	   callbacks. */
+	PATIENCE_TYPED_NS = 2000000,
 	/* Levels of the stack that are looked at: finding one takes as long as it is deep. */
 	LEVELS = 300,
 };
@@ -64,10 +67,34 @@ static bool may_leave(lua_State *L)
 	return may;
 }
 
+/* Is it what was typed at the console that runs, or a function of C for it? */
+static bool is_typed(lua_State *L)
+{
+	lua_Debug ar;
+
+	for (int level = 0; level < LEVELS && lua_getstack(L, level, &ar); level++) {
+		lua_getinfo(L, "S", &ar);
+		if (*ar.what != 'C')
+			return strcmp(ar.source, "=console") == 0 || strcmp(ar.source, "=watch") == 0;
+	}
+	return false;
+}
+
+static bool can_leave(lua_State *L, const struct step *step)
+{
+	/* Another thread is a coroutine inside this one: only its own resumer could go on with it. */
+	if (L != step->co || !lua_isyieldable(L))
+		return false;
+	if (step->anywhere)
+		return !step->overdue;
+	/* The framework may have caught the error of what was typed. */
+	return (!step->overdue || !is_typed(L)) && may_leave(L);
+}
+
 static void on_count(lua_State *L, lua_Debug *ar)
 {
 	struct step *step = current;
-	uint64_t now;
+	uint64_t now, patience;
 
 	(void)ar;
 	if (!step)
@@ -75,14 +102,14 @@ static void on_count(lua_State *L, lua_Debug *ar)
 	now = clock_monotonic_ns();
 	if (now < step->deadline_ns)
 		return;
-	/* Another thread is a coroutine inside this one: only its own resumer could go on with it. */
-	if (L == step->co && lua_isyieldable(L) && !step->overdue && (step->anywhere || may_leave(L))) {
+	if (can_leave(L, step)) {
 		step->interrupted = true;
 		lua_yield(L, 0);
 		return;
 	}
-	if (now - step->deadline_ns < PATIENCE_NS) {
-		if (count > COUNT_WAITING && lua_gethookcount(L) != COUNT_WAITING)
+	patience = !step->anywhere && is_typed(L) ? PATIENCE_TYPED_NS : PATIENCE_NS;
+	if (now - step->deadline_ns < patience) {
+		if (!step->overdue && count > COUNT_WAITING && lua_gethookcount(L) != COUNT_WAITING)
 			lua_sethook(L, on_count, LUA_MASKCOUNT, COUNT_WAITING);
 		return;
 	}
@@ -91,9 +118,10 @@ static void on_count(lua_State *L, lua_Debug *ar)
 		step->overdue = true;
 		lua_sethook(L, on_count, LUA_MASKCOUNT, 1);
 	}
-	luaL_error(L,
-		   "this takes too long where it cannot be interrupted: inside a function that table.sort, "
-		   "string.gsub or another C function calls");
+	luaL_error(
+		L,
+		"this takes too long where it cannot be interrupted: inside a metamethod or another function "
+		"that the daemon or a function of C calls");
 }
 
 /*

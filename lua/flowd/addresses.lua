@@ -350,6 +350,20 @@ end
 
 -- ---- values -----------------------------------------------------------------
 
+-- While a client of the console has its turn: what it calls to leave.
+local pause
+local PROMPT_LIST_MAX, PAUSE_EVERY = 1000, 32
+
+--- From now on addresses are asked by a client of the console, and others have their turn in between; nil: no more.
+---@param fn function|nil slice.pause
+function addresses.at_prompt(fn) pause = fn end
+
+local function check_list(count)
+  if count <= PROMPT_LIST_MAX then return end
+  error(("within: a list of %d prefixes is too long at the prompt, at most %d: make a set of them once, with flowd.prefixes, or a map "
+    .. "in a file of the configuration, with flowd.map.prefixes"):format(count, PROMPT_LIST_MAX), 3)
+end
+
 local function no_set(what, depth)
   local hint = type(rawget(what, 4)) == "number" and ": compare addresses with =="
     or tostring(what):find("^map%.") and ": a map is asked with find" or ""
@@ -367,8 +381,10 @@ local function within(self, what, depth)
       if rawget(what, 2) ~= false then no_set(what, depth) end
       return find(map_of(first), self[1], self[2], self[3], self[4]) ~= 0
     end
+    if pause then check_list(#what) end
     for i = 1, #what do
       if within(self, what[i], (depth or 0) + 1) then return true end
+      if pause and i % PAUSE_EVERY == 0 then pause() end
     end
     return false
   elseif type(what) ~= "string" then

@@ -43,9 +43,10 @@ stays until the client leaves or the configuration is loaded anew; _ is the last
 
 An expression never keeps events waiting: it is interpreted, and left after a millisecond or two, wherever it is, so that events
 are handled; then it goes on. A single call of a C function, such as string.find with a hard pattern, cannot be left; one
-that takes longer than half a second is treated as any script that never returns is. What grows in one go may not grow so
-large that events wait: a table has at most 65,536 entries at the prompt, a list 262,144, a text 2 MB. (Who holds more than
-131,072 different texts at once makes events wait for some 15 ms: LuaJIT's own table of them cannot be limited.) All clients
+that takes longer than half a second is treated as any script that never returns is. What is done in one go may not be so
+large that events wait: a table or list has at most 65,536 entries at the prompt, a text 65,536 octets, within() takes a list of
+at most 1,000 prefixes. LuaJIT keeps all texts in one table, which grows in one go: when clients hold more than 2 MB, there may
+be 65,536 different texts, those of rules and their data included. All clients
 together may hold an eighth of memory_limit; when that is not enough, names that were assigned by the one
 who holds most are let go, and it is told
 so. A command takes texts of at most 4,096 octets and 2,000 values: what is larger belongs into files.

@@ -6,8 +6,8 @@
 -- everything else runs as fast as ever. What it calls is interrupted too, unless LuaJIT has or gets it
 -- compiled (a long loop of the framework needs jit.off), or a C function such as string.find is at work.
 --
--- Inside a function that a C function calls a coroutine cannot be left. After 200 ms there it ends with an
--- error. slice.library has table.sort and string.gsub without that limit.
+-- Inside a function that a C function calls a coroutine cannot be left. After 200 ms there (what was typed at the console:
+-- 2 ms) it ends with an error. slice.library has table.sort and string.gsub without that limit.
 --
 -- Where others run between two steps, on the same data, slice.among is for it: such a slice is not left inside
 -- functions of the framework, which are written for being alone, except those of files that call
@@ -134,9 +134,25 @@ local function sort(list, before)
   end
 end
 
+-- %0 to %9 in the text that takes the place of a match.
+local function expand(template, whole, ...)
+  if not find(template, "%", 1, true) then return template end
+  local count, captures = select("#", ...), { ... }
+  return (c_gsub(template, "%%(.?)", function(c)
+    local number = tonumber(c)
+    if not number then return c end
+    if number == 0 or number == 1 and count == 0 then return whole end
+    if number > count then error("invalid capture index", 0) end
+    return tostring(captures[number])
+  end))
+end
+
 local function replacement(whole, replace, first, ...)
   local value
-  if type(replace) == "table" then
+  if type(replace) == "string" then
+    if first == nil then return expand(replace, whole) end
+    return expand(replace, whole, first, ...)
+  elseif type(replace) == "table" then
     value = replace[first == nil and whole or first]
   elseif first == nil then
     value = replace(whole)
@@ -158,9 +174,15 @@ local function replace_match(out, text, from, replace, first, last, ...)
   return first, last
 end
 
+-- In shorter texts what calls nothing is replaced at once; also in longer ones: those are files, which no slice that others
+-- wait for has. And pieces of a text that are put together.
+local SHORT, LONG, PIECES = 8192, 65536, 4096
+
 local function gsub(text, pattern, replace, count_max)
   local kind = type(replace)
-  if kind ~= "function" and not (kind == "table" and getmetatable(replace)) then
+  local calls = kind == "function" or kind == "table" and getmetatable(replace)
+  local waited_for = type(text) == "string" and #text > SHORT and #text <= LONG and (kind == "string" or kind == "table")
+  if not calls and not waited_for then
     return c_gsub(text, pattern, replace, count_max)
   end
   text, pattern = tostring(text), tostring(pattern)
@@ -178,6 +200,7 @@ local function gsub(text, pattern, replace, count_max)
       from = first + 1
     end
     if anchored or from > #text + 1 then break end
+    if #out >= PIECES then out = { concat(out) } end
   end
   out[#out + 1] = sub(text, from)
   return concat(out), count
@@ -188,6 +211,6 @@ slice.library = { table = { sort = sort }, string = { gsub = gsub } }
 
 slice.may_be_left()
 
-for _, fn in ipairs({ sift, less, sort, replacement, replace_match, gsub }) do jit.off(fn) end
+for _, fn in ipairs({ sift, less, sort, expand, replacement, replace_match, gsub }) do jit.off(fn) end
 
 return slice

@@ -205,6 +205,15 @@ describe("slice.library", function()
       local t = setmetatable({}, { __index = function(_, k) if #k > 2 then return #k end end })
       assert.same({ string.gsub(text, "%w+", t) }, { gsub(text, "%w+", t) })
     end
+    local long = ("hello aXb "):rep(1000)
+    for _, pattern in ipairs({ "o", "()", "(%w)X(%w)", "%w+", "^h", "x*", "(l)(l)", "nothing" }) do
+      for _, by in ipairs({ "", "plain", "<%0>", "%1", "%%%1", "a%b", { o = "0", a = 1, l = false, hello = "bye" } }) do
+        for _, max in ipairs({ false, 3, 5000 }) do
+          assert.same({ string.gsub(long, pattern, by, max or nil) }, { gsub(long, pattern, by, max or nil) }, pattern)
+        end
+      end
+    end
+    assert.has_error(function() gsub(long, "(o)", "%2") end, "invalid capture index")
     assert.same({ "b", 1 }, { gsub("a", "a", "b") })
     assert.same({ "b", 1 }, { gsub("a", "a", { a = "b" }) })
     assert.has_error(function() gsub("a", "a", function() return {} end) end, "invalid replacement value (a table)")

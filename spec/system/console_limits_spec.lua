@@ -24,7 +24,7 @@ local TRIES = 4 -- of which one must do: the machine does other things, too
 -- Metamethods that never return.
 local ENDLESS = [[setmetatable({}, { __index = function() while true do end end, __tostring = function() while true do end end,
   __metatable = false })]]
-local LONG = '("x"):rep(1e6)'
+local LONG = '("x"):rep(65000)' -- as long as may be
 
 describe("a client of the console", function()
   after_each(cleanup.all)
@@ -78,10 +78,28 @@ describe("a client of the console", function()
       'inject "tcp ::1 1 ::1 2 atlas 1" return flows{where = function() while true do end end}',
       "watch(function() while true do end end)", "trace{}", 'watch("1", 0.1)',
       -- Each turn of which takes long.
-      'local s = ("x"):rep(1e6) while true do local x = s .. "y" end', 'local s = ("x"):rep(1e6) while true do s:find("zz", 1, true) end',
-      "for i = 1, 1e5 do end local s = ('x'):rep(1e6) while true do s:upper() end",
+      'local s = ("x"):rep(65000) while true do local x = s .. "y" end',
+      'local s = ("x"):rep(65000) while true do s:find("zz", 1, true) end',
+      "for i = 1, 1e5 do end local s = ('x'):rep(65000) while true do s:upper() end",
+      'local s = ("x"):rep(65000) while true do s:gsub("x", "y") end',
+      'local s = ("x"):rep(65000) while true do s:gsub("(x)", "%1") end',
+      'local s = ("x"):rep(65000) while true do s:gsub("x", { x = "y" }) end',
+      'local s = ("x"):rep(65000) while true do s:find("[^x]") end',
     }) do
       cases[i] = case(code, { endless = true })
+    end
+    hold_nothing_up(cases)
+  end)
+
+  it("holds up no event by metamethods that the daemon or a function of C runs into", function()
+    local cases = {}
+    for _, code in ipairs({
+      'return ("%s"):format(@)', "return flow(1).src .. @", "return @ .. flow(1).dst", 'return flowd.prefixes("::1"):contains(@)',
+      'flowd.prefixes("::1"):contains(setmetatable({ [4] = 1 }, { __index = function() while true do end end }))',
+      'flow(1).src.within(@, "::/0")', "flow(1).src.is_private(@)", 'while true do pcall(function() return ("%s"):format(@) end) end',
+    }) do
+      local asked = code:gsub("@", function() return ENDLESS end)
+      cases[#cases + 1] = case('local _ = #flows{} > 0 or inject "tcp ::1 1 ::1 2 atlas 1" ' .. asked)
     end
     hold_nothing_up(cases)
   end)
@@ -102,6 +120,10 @@ describe("a client of the console", function()
     cases[#cases + 1] = case(many:format("i") .. "return flows{ src_port = t }")
     cases[#cases + 1] = case(many:format("i") .. 'rule "x" { match = { dst_port = t }, drop = true }')
     cases[#cases + 1] = case(many:format('"10.0.0.0/8"') .. "flowd.prefixes(t)")
+    local texts = 'local t = {} for i = 1, %d do t[i] = "10.0." .. i %% 256 .. "." .. math.floor(i / 256) end '
+      .. "return flows{}[1].dst:within(t)"
+    cases[#cases + 1] = case('inject "tcp ::1 1 ::1 2 atlas 1" ' .. texts:format(1000), { status = S.ok })
+    cases[#cases + 1] = case(texts:format(5000))
     hold_nothing_up(cases)
   end)
 
@@ -109,9 +131,10 @@ describe("a client of the console", function()
     local names = {}
     for i = 1, 2000 do names[i] = ("v%d=1 "):format(i) end
     local cases = {
-      case("error(" .. LONG .. ")"), case("return {" .. LONG .. "}", { status = S.ok }), case("print{(' '):rep(1e5)}", { status = S.ok }),
+      case("error(" .. LONG .. ")"), case("return " .. LONG, { status = S.ok }), case("return {" .. LONG .. "}", { status = S.ok }),
+      case("print{(' '):rep(65000)}", { status = S.ok }),
       case("return {" .. LONG .. '}', { status = S.ok, options = "format=json" }),
-      case('return ("\\1"):rep(1e5)', { status = S.ok, options = "format=json" }),
+      case('return ("\\1"):rep(65000)', { status = S.ok, options = "format=json" }),
       case("x = {" .. ("{},"):rep(10000) .. "}", { status = S.ok }), case("return " .. ("("):rep(60000)),
       case(table.concat(names) .. " return undefined_name"), case("return undefined_" .. ("x"):rep(60000)),
       case('for i = 1, 5e5 do local s = "k" .. i end', { status = S.ok }),
@@ -128,13 +151,24 @@ describe("a client of the console", function()
 
   it("may hold so much memory, in pieces that grow quickly; the rules' is not touched", function()
     local d = hold_nothing_up({
-      case("local t = {} while true do t[#t + 1] = {} end"), case("local s = 'x' while true do s = s .. s end"),
+      case("local t = {} while true do t[#t + 1] = { {}, {} } end"), case("local s = 'x' while true do s = s .. s end"),
       case("local t = {} for i = 1, 1e6 do t['k' .. i] = i end"), case("local t = {} for i = 1, 1e6 do t[i * 37] = i end"),
       case("local t = {} for i = 1, 1e7 do t[i] = i end"),
-      case("for n = 1, 3 do local t = {} pcall(function() for i = 1, 1e6 do t[('k%d'):format(i)] = i end end) end", { status = S.ok }),
+      case("local t = {} pcall(function() for i = 1, 1e6 do t[('k%d'):format(i)] = i end end)", { status = S.ok }),
     })
-    local _, _, message = console.ask(d.console, "local t = {} while true do t[#t + 1] = {} end")
-    assert.matches("not enough memory: all clients of the console together may hold 32 MB", message, 1, true)
+    local function message(code) return (select(3, console.ask(d.console, code))) end
+    assert.matches("not enough memory: all clients of the console together may hold 32 MB",
+      message("local t = {} while true do t[#t + 1] = { {}, {}, {}, {}, {}, {}, {} } end"), 1, true)
+    for _, code in ipairs({ 'return ("x"):rep(70000)', "local t = {} while true do t[#t + 1] = 1 end",
+      "local t = {} for i = 1, 1e5 do t[i * 7] = 1 end" }) do
+      assert.matches("too large: events would wait for it; a text has at most 65536 octets at the prompt, a list or table 65536 entries",
+        message(code), 1, true)
+    end
+    assert.matches("too many texts: events would wait for LuaJIT's table of them; 65536 different ones",
+      message('local t = { {}, {} } for i = 1, 1e5 do t[i % 2 + 1][i] = "k" .. i end'), 1, true)
+    -- Those that nothing refers to any more are none.
+    assert.equal("50000\n", (select(2, console.ask(d.console, [[local t
+      for n = 1, 5 do t = {} for i = 1, 50000 do t[i] = n .. "k" .. i end end return #t]]))))
     -- What one keeps is let go when others need it; it is told so.
     local one = assert(client.connect(d.console))
     local out
@@ -142,10 +176,11 @@ describe("a client of the console", function()
       out = ""
       return one:ask("eval", code, nil, function(text) out = out .. text end)
     end
-    assert.equal(S.ok, ask("a = {} for i = 1, 2e5 do a[i] = { i, i } end return #a"))
+    local hold = "= {} for i = 1, 50000 do a[i] = { i, { i }, { i }, { i } } end return #a"
+    assert.equal(S.ok, ask("a " .. hold))
     local status
     process.wait_for("memory", SECONDS, function()
-      status = console.ask(d.console, "local t = {} for i = 1, 1e5 do t[i] = { i } end return #t")
+      status = console.ask(d.console, "local a " .. hold)
       return status == S.ok
     end)
     ask("1")

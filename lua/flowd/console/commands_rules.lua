@@ -79,7 +79,12 @@ local function switch(command, on)
   end
 end
 
-local function show_lines(report, write) write(table.concat(explain().format(report), "\n") .. "\n") end
+-- Line by line: there may be thousands.
+local function write_lines(lines, write)
+  for _, line in ipairs(lines) do write(line .. "\n") end
+end
+
+local function show_lines(report, write) write_lines(explain().format(report), write) end
 
 local function explain_flow(_, what)
   local text = what
@@ -103,7 +108,10 @@ local function show_event(session, event, all)
     return
   end
   local report = explain().run(place.chain(), event)
-  session:stream(report, function(write) write(table.concat(explain().format(report, { brief = not all }), "\n") .. "\n\n") end)
+  session:stream(report, function(write)
+    write_lines(explain().format(report, { brief = not all }), write)
+    write("\n")
+  end)
 end
 
 local function trace(session, given)
@@ -160,7 +168,7 @@ local function show_delta(lines, write)
   if #lines == 0 then
     write("nothing: what runs is what the files say\n")
   else
-    write(table.concat(lines, "\n") .. "\n")
+    write_lines(lines, write)
   end
 end
 

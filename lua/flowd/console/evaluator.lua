@@ -17,6 +17,7 @@ local place = require("flowd.console.place")
 local run = require("flowd.console.run")
 local slice = require("flowd.slice")
 
+local addresses = require("flowd.addresses")
 local api = require("flowd.api")
 
 local evaluator = {}
@@ -141,33 +142,20 @@ end
 ---@param client integer
 ---@param code string
 ---@param options { user: string, readonly: boolean, width: integer?, json: boolean?, interactive: boolean? }
----@return "ok"|"error"|"incomplete" what
----@return string|nil message
 function evaluator.start(client, code, options)
   local self = session_of(client, options)
-  self.width, self.json, self.quiet_nil = options.width or 80, options.json or false, options.interactive or false
-  self.code, self.streamed = code, false
-  local ok, chunk, message, incomplete = memory.call(client, compile, code, self.env)
-  if not ok then
-    memory.refused()
-    return "error", memory.message()
-  end
-  if not chunk then return incomplete and options.interactive and "incomplete" or "error", message end
-  self.running = slice.among(run, self, chunk)
-  jit.off(chunk, true)
-  return "ok"
+  self.width, self.json, self.interactive = options.width or 80, options.json or false, options.interactive or false
+  self.code, self.streamed, self.running = code, false, "to be compiled"
 end
 
 --- Begin to say what may stand at the end of a line: the word that is completed, and each candidate, a line each.
 ---@param client integer
 ---@param line string up to the cursor
 ---@param options table as for start
----@return "ok"
 function evaluator.complete(client, line, options)
   local self = session_of(client, options)
   self.code, self.streamed, self.json = "", false, false
   self.running = slice.among(require("flowd.console.complete").run, self, line)
-  return "ok"
 end
 
 -- The stack from the error to what was typed.
@@ -184,7 +172,10 @@ local function trimmed(trace)
 end
 
 local function error_text(message, trace)
-  if message == REFUSED then message, trace = memory.message(), "" end
+  if message == REFUSED then
+    message, trace = memory.message(), ""
+    memory.refused()
+  end
   -- This is done in one go, however long the message is. Where in the framework something was refused is of no interest.
   local text = tostring(message):sub(1, RESULTS_KEPT):gsub("^%S*lua/flowd/[%w_/.]+:%d+: ", "")
   if text:find("\nstack traceback:", 1, true) then trace = "" end
@@ -192,7 +183,7 @@ local function error_text(message, trace)
 end
 
 -- Clients hold all that they may: the one that holds most lets go.
-local function make_room()
+local function make_room(why)
   local most, largest = 0, nil
   for client, session in pairs(sessions) do
     local used = memory.used_by(client)
@@ -200,37 +191,60 @@ local function make_room()
   end
   if not largest then return end
   for name in pairs(largest.variables) do largest.variables[name] = nil end
-  largest.notice, largest.given_up = FORGOTTEN, largest.running ~= nil
+  largest.notice, largest.given_up = FORGOTTEN, largest.running and memory.message(why) or nil
   memory.refused()
 end
 
 local function failed(self, text, said, message)
   self:ended()
-  if message:find(REFUSED, 1, true) == 1 then memory.refused() end
   return "error", text, said, message
+end
+
+-- The code as a slice; or what is wrong with it.
+local function begin(self)
+  local ok, chunk, message, incomplete = memory.read(self.client, compile, self.code, self.env)
+  if not ok then chunk, message = nil, chunk end
+  if chunk then
+    self.running = slice.among(run, self, chunk)
+    jit.off(chunk, true)
+    return "more", "", ""
+  end
+  if message == REFUSED then
+    memory.refused()
+    message = memory.message()
+  end
+  self:ended()
+  return incomplete and self.interactive and "incomplete" or "error", "", "", message
 end
 
 --- Go on for a while.
 ---@param client integer
 ---@param budget_ns number
----@return "more"|"wait"|"output"|"host"|"done"|"error"|"none" what
+---@return "more"|"wait"|"output"|"host"|"done"|"error"|"incomplete"|"none" what
 ---@return string text output of it
 ---@return string said output for people where `text` is for programs
----@return any detail wait: seconds; host: what is to be done when this has ended; error: message
+---@return any detail wait: seconds; host: what is to be done when this has ended; error, incomplete: message
 function evaluator.step(client, budget_ns)
   local self = sessions[client]
   if not self or not self.running then return "none", "", "" end
   local ends_ns = tonumber(api.clock_monotonic_ns()) + budget_ns
   local may, collected = memory.collect(ends_ns)
   if not may then return "more", "", "" end
-  if collected and memory.full() then make_room() end
+  local full = collected and memory.full()
+  if full then make_room(full) end
+  if self.running == "to be compiled" then
+    local what, text, said, message = begin(self)
+    if what ~= "more" then return what, text, said, message end
+  end
   if self.given_up then
     self.running:cancel()
     take(self)
-    return failed(self, "", "", memory.message())
+    return failed(self, "", "", self.given_up)
   end
   local left_ns = math.max(ends_ns - tonumber(api.clock_monotonic_ns()), 0)
+  addresses.at_prompt(slice.pause)
   local ok, what, detail, more = memory.call(client, self.running.step, self.running, left_ns)
+  addresses.at_prompt(nil)
   if not ok then what, detail, more = "error", what, "" end
   local text, said = take(self)
   if self.notice then text, self.notice = self.notice .. text, nil end
@@ -260,7 +274,7 @@ end
 function evaluator.stop(client)
   local self = sessions[client]
   if not self or not self.running then return "" end
-  local trace = self.running:cancel()
+  local trace = type(self.running) == "table" and self.running:cancel() or ""
   self:ended()
   take(self)
   return (trimmed(trace):gsub("^\n", ""))

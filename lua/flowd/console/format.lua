@@ -129,34 +129,66 @@ end
 
 local render
 
-local function render_table(value, width, indent, depth, above)
+local function render_table(value, room, depth, above)
   if above[value] then return "(a table that contains itself)" end
   if depth > DEPTH_MAX then return "{…}" end
   above[value] = true
   local keys, count = sorted_keys(value, KEYS_MAX)
-  local items, length, inner = {}, 0, indent .. "  "
+  local items, length = {}, 2
   for position, key in ipairs(keys) do
-    if position > ENTRIES_MAX then break end
-    local text = render(value[key], width, inner, depth + 1, above)
+    if position > ENTRIES_MAX or length > room then break end
+    local text = render(value[key], room - length, depth + 1, above)
+    if not text then
+      length = math.huge
+      break
+    end
     if key ~= position then text = key_text(key) .. " = " .. text end
     items[position] = text
     length = length + #text + 2
   end
   above[value] = nil
+  if length > room then return nil end
   if count > #items then items[#items + 1] = ("… and %d more"):format(count - #items) end
   if #items == 0 then return "{}" end
-  local line = table.concat(items, ", ")
-  if length + #indent + 4 <= width and not line:find("\n", 1, true) then return "{ " .. line .. " }" end
-  return "{\n" .. inner .. table.concat(items, ",\n" .. inner) .. "\n" .. indent .. "}"
+  return "{ " .. table.concat(items, ", ") .. " }"
 end
 
-function render(value, width, indent, depth, above)
+-- A value in one line, of at most so many octets, if it is a table; nil: it takes more.
+function render(value, room, depth, above)
   local text = scalar(value)
-  if text then return text end
+  if not text then
+    local view = view_of(value)
+    if view and view.plain then value = view.plain(value) end
+    text = type(value) ~= "table" and scalar(value) or render_table(value, room, depth, above)
+  end
+  return text and (room == math.huge or not text:find("\n", 1, true)) and text or nil
+end
+
+local write_value
+
+local function write_entries(value, write, width, indent, depth, above)
+  local keys, count = sorted_keys(value, KEYS_MAX)
+  local inner = indent .. "  "
+  above[value] = true
+  write("{\n")
+  for position, key in ipairs(keys) do
+    if position > ENTRIES_MAX then break end
+    write(key == position and inner or inner .. key_text(key) .. " = ")
+    write_value(value[key], write, width, inner, depth + 1, above)
+    write(position < count and ",\n" or "\n")
+  end
+  if count > ENTRIES_MAX then write(("%s… and %d more\n"):format(inner, count - ENTRIES_MAX)) end
+  write(indent .. "}")
+  above[value] = nil
+end
+
+-- In one line if it fits, and entry by entry: no text is made of all of it.
+function write_value(value, write, width, indent, depth, above)
+  local text = scalar(value) or render(value, width - #indent - 2, depth, above)
+  if text then return write(text) end
   local view = view_of(value)
   if view and view.plain then value = view.plain(value) end
-  if type(value) ~= "table" then return scalar(value) end
-  return render_table(value, width, indent, depth, above)
+  write_entries(value, write, width, indent, depth, above)
 end
 
 --- Write one value for people. Text stands as it is.
@@ -174,13 +206,13 @@ function format.text(value, write, width)
     if value:sub(-1) ~= "\n" then write("\n") end
     return
   end
-  write(render(value, width, "", 1, {}))
+  write_value(value, write, width, "", 1, {})
   write("\n")
 end
 
 --- One value in one line, cut to `width` characters.
 function format.line(value, width)
-  local text = type(value) == "string" and value or render(value, math.huge, "", 1, {})
+  local text = type(value) == "string" and value or render(value, math.huge, 1, {})
   text = text:gsub("\n", " ")
   if #text > width then text = text:sub(1, math.max(width - 1, 1)) .. "…" end
   return text

@@ -2,7 +2,7 @@
 --- Memory of the console's clients: what it is, whose it is, and the collector's turns (src/heap.h).
 --
 -- LuaJIT's table of all texts doubles in one go, and events wait for it. So that it stays small, the collector has its
--- turn when clients have made many objects, before their code goes on.
+-- turn when clients have made many objects, before their code goes on; more texts than that allows are refused.
 jit.off(true, true)
 
 local ffi = require("ffi")
@@ -14,6 +14,9 @@ local memory = {}
 local BLOCKS_MAX, OCTETS_MAX = 20000, 4 * 2 ^ 20
 local STEPS = 20 -- of the collector between two looks at the clock
 local FULL = 0.75
+-- Texts that a slice may make: so many before there are too many the collector looks whether they are in use, unless
+-- nearly as many are.
+local TEXTS_SOON, TEXTS_LEFT, TEXTS_NEW = 8192, 1024, 1000
 local OWNERS = ffi.C.HEAP_OWNERS_MAX - ffi.C.HEAP_OWNER_CONSOLE
 
 local heap = _flowd.policy and ffi.cast("struct heap *", _flowd.policy.heap)
@@ -25,9 +28,18 @@ local function now_ns() return tonumber(api.clock_monotonic_ns()) end
 
 local function owner_of(client) return ffi.C.HEAP_OWNER_CONSOLE + client % OWNERS end
 
+-- To look a function of C up makes an object, which may be refused while clients' code runs.
+local enter, leave = api.heap_enter_console, api.heap_leave_console
+
 local function left(...)
-  api.heap_leave_console(heap)
+  leave(heap)
   return ...
+end
+
+local function call(client, reads, fn, ...)
+  if not heap then return pcall(fn, ...) end
+  enter(heap, owner_of(client), reads)
+  return left(pcall(fn, ...))
 end
 
 --- Call a function for a client: what it takes of memory is that client's.
@@ -35,11 +47,14 @@ end
 ---@param fn function
 ---@return boolean ok
 ---@return any ... its results, or the error
-function memory.call(client, fn, ...)
-  if not heap then return pcall(fn, ...) end
-  api.heap_enter_console(heap, owner_of(client))
-  return left(pcall(fn, ...))
-end
+function memory.call(client, fn, ...) return call(client, false, fn, ...) end
+
+--- The same for a function that reads code, which may be as long as requests are.
+---@param client integer
+---@param fn function
+---@return boolean ok
+---@return any ... its results, or the error
+function memory.read(client, fn, ...) return call(client, true, fn, ...) end
 
 --- Octets that a client holds.
 ---@param client integer
@@ -47,9 +62,11 @@ end
 function memory.used_by(client) return heap and tonumber(api.heap_used_by(heap, owner_of(client))) or 0 end
 
 --- Do clients hold nearly as much as they may?
----@return boolean
+---@return integer|nil why HEAP_CONSOLE_…; nil: no
 function memory.full()
-  return heap ~= nil and tonumber(api.heap_console_used(heap)) > FULL * tonumber(api.heap_console_limit(heap))
+  if not heap then return nil end
+  if tonumber(api.heap_console_used(heap)) > FULL * tonumber(api.heap_console_limit(heap)) then return ffi.C.HEAP_CONSOLE_MEMORY end
+  return api.heap_console_texts_full(heap, TEXTS_LEFT) and ffi.C.HEAP_CONSOLE_TEXTS or nil
 end
 
 -- Twice: what was made during a round is not looked at by it.
@@ -67,7 +84,9 @@ function memory.collect(ends_ns)
   blocks = math.min(blocks, tonumber(api.heap_blocks(heap)))
   octets = math.min(octets, tonumber(api.heap_used(heap)))
   if rounds == 0 then
-    if tonumber(api.heap_blocks(heap)) - blocks < BLOCKS_MAX and tonumber(api.heap_used(heap)) - octets < OCTETS_MAX then
+    local new = tonumber(api.heap_blocks(heap)) - blocks
+    if new < BLOCKS_MAX and tonumber(api.heap_used(heap)) - octets < OCTETS_MAX
+      and (new < TEXTS_NEW or not api.heap_console_texts_full(heap, TEXTS_SOON)) then
       return true, false
     end
     rounds = 1
@@ -86,11 +105,19 @@ function memory.collect(ends_ns)
 end
 
 --- What to say when memory was refused.
+---@param why integer|nil as full() tells it; nil: what was refused last
 ---@return string
-function memory.message()
+function memory.message(why)
   if not heap then return "not enough memory" end
-  return ("not enough memory: all clients of the console together may hold %.0f MB (an eighth of memory_limit), and none of them a "
-    .. "table of more than 65,536 entries, a list of more than 262,144 or a text of more than 2 MB"):format(
+  why = why or api.heap_console_refusal(heap)
+  if why == ffi.C.HEAP_CONSOLE_SIZE then
+    return ("too large: events would wait for it; a text has at most %d octets at the prompt, a list or table %d entries"):format(
+      ffi.C.HEAP_CONSOLE_TEXT_MAX, ffi.C.HEAP_CONSOLE_ENTRIES_MAX)
+  elseif why == ffi.C.HEAP_CONSOLE_TEXTS then
+    return ("too many texts: events would wait for LuaJIT's table of them; %d different ones may be in use, rules and their data "
+      .. "included"):format(ffi.C.HEAP_CONSOLE_TEXTS_MAX)
+  end
+  return ("not enough memory: all clients of the console together may hold %.0f MB (an eighth of memory_limit)"):format(
     tonumber(api.heap_console_limit(heap)) / 2 ^ 20)
 end
 

@@ -27,7 +27,7 @@ local function show(session, count, ...)
     if command then
       -- Typed without brackets.
       write(("%s: %s\nhelp(%s) tells more\n"):format(command.usage, command.summary, command.name))
-    elseif not (value == nil and count == 1 and session.quiet_nil) then format.text(value, write, session.width) end
+    elseif not (value == nil and count == 1 and session.interactive) then format.text(value, write, session.width) end
   end
 end
 

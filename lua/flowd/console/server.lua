@@ -105,7 +105,7 @@ end
 
 -- ---- what runs ---------------------------------------------------------------------
 
-local ends = { done = ffi.C.CONSOLE_OK, error = ffi.C.CONSOLE_ERROR }
+local ends = { done = ffi.C.CONSOLE_OK, error = ffi.C.CONSOLE_ERROR, incomplete = ffi.C.CONSOLE_INCOMPLETE }
 
 -- What was said goes first, then the end, as soon as there is room.
 function Server:conclude(session, status, message)
@@ -149,7 +149,7 @@ function Server:step(session, budget_ns)
   end
   queue(session, 0, text)
   queue(session, 1, said)
-  if what == "done" or what == "error" then
+  if ends[what] then
     self:conclude(session, ends[what], detail)
     return
   elseif what == "none" then
@@ -236,17 +236,13 @@ function Server:request(client, kind, body)
     interactive = given.interactive == "1", width = math.min(math.max(tonumber(given.width) or 80, 20), 1000),
   }
   session.typed, session.json = text:sub(1, TEXT_LOGGED), options.json
-  local ok, what, message = self:evaluate(kind == ffi.C.CONSOLE_COMPLETE and "complete" or "start", session, text, options)
+  local ok, message = self:evaluate(kind == ffi.C.CONSOLE_COMPLETE and "complete" or "start", session, text, options)
   if not ok then
-    self:conclude(session, ffi.C.CONSOLE_ERROR, tostring(what))
-  elseif what == "incomplete" then
-    self:conclude(session, ffi.C.CONSOLE_INCOMPLETE, message)
-  elseif what == "error" then
-    self:conclude(session, ffi.C.CONSOLE_ERROR, message)
-  else
-    session.running, session.wake_ns, session.turn = true, 0, self.turns
-    self:step(session, FIRST_NS)
+    self:conclude(session, ffi.C.CONSOLE_ERROR, tostring(message))
+    return
   end
+  session.running, session.wake_ns, session.turn = true, 0, self.turns
+  self:step(session, FIRST_NS)
 end
 
 function Server:interrupt(session, reason)

@@ -186,9 +186,10 @@ function typed.add(session, rule, placement)
   if placement then at = target(wanted, placement) end
   if type(rule.body) == "function" then jit.on(rule.body, true) end
   table.insert(wanted, at or #wanted + 1, rule)
+  local text = in_files(rule, session.code, placement, session, replaced)
   use(compile(wanted), wanted)
   is_typed[rule] = true
-  changes.set("rule " .. rule.name, in_files(rule, session.code, placement, session, replaced))
+  changes.set("rule " .. rule.name, text)
   compiling = nil
 end
 
