@@ -123,6 +123,17 @@ function process.ready(fd, seconds, mode)
   return false
 end
 
+--- Has a child come to its end? It stays to be looked at in /proc until somebody waits for it.
+---@param pid integer
+---@return boolean
+function process.ended(pid)
+  local file = io.open(("/proc/%d/stat"):format(pid))
+  if not file then return true end
+  local text = file:read("*a")
+  file:close()
+  return text:match("%) (%u)") == "Z"
+end
+
 -- -- a child ---------------------------------------------------------------------
 
 local child_methods = {}

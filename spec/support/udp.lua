@@ -27,7 +27,7 @@ local C = ffi.C
 
 local AF_INET, AF_INET6 = 2, 10
 local SOCK_DGRAM, SOCK_CLOEXEC, SOCK_NONBLOCK = 2, 0x80000, 0x800
-local SOL_SOCKET, SO_RCVBUFFORCE, SO_RXQ_OVFL = 1, 33, 40
+local SOL_SOCKET, SO_RCVBUFFORCE, SO_TIMESTAMPNS, SO_RXQ_OVFL = 1, 33, 35, 40
 local MSG_DONTWAIT, MSG_TRUNC = 0x40, 0x20
 local BATCH, SIZE = 64, 4096
 local DRAIN_CALLS = 4096
@@ -69,6 +69,7 @@ function udp.open(ns, host, port)
     if self.fd < 0 then error("socket: " .. process.errno_text()) end
     C.setsockopt(self.fd, SOL_SOCKET, SO_RCVBUFFORCE, ffi.new("int[1]", 256 * 1048576), 4)
     C.setsockopt(self.fd, SOL_SOCKET, SO_RXQ_OVFL, ffi.new("int[1]", 1), 4)
+    C.setsockopt(self.fd, SOL_SOCKET, SO_TIMESTAMPNS, ffi.new("int[1]", 1), 4)
     if C.bind(self.fd, address, length) ~= 0 then
       error(("bind %s port %d: %s"):format(host, port, process.errno_text()))
     end
@@ -87,10 +88,19 @@ local vectors = ffi.new("struct lab_iovec[?]", BATCH)
 local senders = ffi.new("struct lab_socket_address[?]", BATCH)
 local messages = ffi.new("struct lab_mmsghdr[?]", BATCH)
 
--- SO_RXQ_OVFL: the kernel says with each datagram how many it had to drop before.
-local function read_drops(self, hdr)
-  local word = ffi.cast("uint32_t *", hdr.control)
-  if hdr.controllen >= 20 and word[2] == SOL_SOCKET and word[3] == SO_RXQ_OVFL then self.kernel_drops = word[4] end
+-- With each datagram the kernel says when it came, and how many it had to drop before.
+local function read_control(self, datagram, hdr)
+  local at, left = ffi.cast("uint8_t *", hdr.control), tonumber(hdr.controllen)
+  while left >= 16 do
+    local length, word = tonumber(ffi.cast("uint64_t *", at)[0]), ffi.cast("uint32_t *", at)
+    if word[2] == SOL_SOCKET and word[3] == SO_RXQ_OVFL then self.kernel_drops = word[4] end
+    if word[2] == SOL_SOCKET and word[3] == SO_TIMESTAMPNS then
+      local time = ffi.cast("int64_t *", at + 16)
+      datagram.time = tonumber(time[0]) + tonumber(time[1]) / 1e9
+    end
+    length = math.ceil(length / 8) * 8
+    at, left = at + length, left - length
+  end
 end
 
 -- What is there; of a sender that is faster than we are, not all that comes meanwhile.
@@ -109,14 +119,15 @@ local function drain(self)
     for i = 0, n - 1 do
       if bit.band(messages[i].hdr.flags, MSG_TRUNC) ~= 0 then error("a datagram of over " .. SIZE .. " octets") end
       local host, port = read_address(senders[i])
-      self.received[#self.received + 1] = { text = ffi.string(buffers + i * SIZE, messages[i].len), src = host,
-        src_port = port }
-      read_drops(self, messages[i].hdr)
+      local datagram = { text = ffi.string(buffers + i * SIZE, messages[i].len), src = host, src_port = port }
+      self.received[#self.received + 1] = datagram
+      read_control(self, datagram, messages[i].hdr)
     end
   end
 end
 
---- All datagrams since the socket was opened (or clear): { text =, src =, src_port = }.
+--- All datagrams since the socket was opened (or clear): { text =, src =, src_port =, time = when the kernel got it,
+--- in seconds since 1970 }.
 ---@return table[]
 function methods:datagrams()
   drain(self)

@@ -6,6 +6,7 @@ local console = require("spec.support.console")
 local daemon = require("spec.support.daemon")
 local json = require("flowd.json_parser")
 local live_counter = require("spec.support.live_counter")
+local machine = require("spec.support.machine")
 local process = require("spec.support.process")
 local temp = require("spec.support.temp")
 
@@ -51,7 +52,7 @@ describe("a client of the console", function()
     for _, case in ipairs(cases) do
       local us, tries = try(case), 1
       while us >= MOST_US and tries < TRIES do us, tries = try(case), tries + 1 end
-      assert.is_true(us < MOST_US, ("%s: %d us in one go"):format(case.code:sub(1, 100), us))
+      assert.is_true(us < MOST_US or us < MOST_US * machine.slowness(), ("%s: %d us in one go"):format(case.code:sub(1, 100), us))
     end
     assert.is_true(d:running())
     assert.not_matches("never returned", d:log(), 1, true)

@@ -5,11 +5,14 @@ local cleanup = require("spec.support.cleanup")
 local client = require("flowd.console.client")
 local console = require("spec.support.console")
 local daemon = require("spec.support.daemon")
+local live_counter = require("spec.support.live_counter")
+local machine = require("spec.support.machine")
 local process = require("spec.support.process")
 local temp = require("spec.support.temp")
 
 local S = client.status
 local SECONDS = os.getenv("ASAN_OPTIONS") and 60 or 20
+local TRIES = 4
 
 local function start(options)
   options = options or {}
@@ -223,6 +226,24 @@ describe("the console", function()
     -- With traffic.
     d:write(table.concat(lines))
     d:wait_for_counter("flowd_flows_open", 5000, SECONDS)
+    local function ask(code, format)
+      local status, _, message = console.ask(d.console, code, { format = format })
+      assert.equal(S.ok, status, code .. ": " .. message)
+    end
+    -- CPU time of the longest go; of some tries one must do, as the machine does other things, too.
+    local most = os.getenv("ASAN_OPTIONS") and 100000 or 10000
+    local longest = live_counter(d.runtime_dir, "flowd_console_longest_microseconds")
+    local function hold_nothing_up(what, fn)
+      local us
+      for _ = 1, TRIES do
+        longest[0] = 0
+        fn()
+        us = tonumber(longest[0])
+        assert.is_true(us > 0, what)
+        if us < most then return end
+      end
+      assert.is_true(us < most * machine.slowness(), ("%s: %d us in one go"):format(what, us))
+    end
     for _, code in ipairs({
       "flows{limit=5000}", 'flows{limit=5000, sort="src"}', "flows{where=function(f) return f.src_port == 7 end}",
       'rule("new", { before = "r500" }) { match = { dst_port = 1 }, drop = true }', 'disable "r7"', "rules()",
@@ -231,16 +252,13 @@ describe("the console", function()
       "local t = {} for i = 1, 5000 do t['k' .. i] = { i } end return t",
     }) do
       for _, format in ipairs({ "text", "json" }) do
-        local status, _, message = console.ask(d.console, code, { format = format })
-        assert.equal(S.ok, status, code .. ": " .. message)
+        hold_nothing_up(code, function() ask(code, format) end)
       end
     end
-    local status = client.connect(d.console):ask("complete", 'disable("', nil, function() end)
-    assert.equal(S.ok, status)
+    hold_nothing_up("completion", function()
+      assert.equal(S.ok, (client.connect(d.console):ask("complete", 'disable("', nil, function() end)))
+    end)
     endless:close()
-    local longest = d:counter("flowd_console_longest_microseconds")
-    local most = os.getenv("ASAN_OPTIONS") and 100000 or 10000
-    assert.is_true(longest > 100 and longest < most, ("%d us in one go"):format(longest))
   end)
 
   it("says no to the client too many", function()
