@@ -2,17 +2,17 @@
 /*
  * prefix_map_build.c - from prefixes to the structure that find walks, step by step.
  *
- * The prefixes are sorted: runs of some thousand each, which are merged. Then what leads to a range of them
- * is a task, which makes a node or a check and leaves a task for each smaller range below.
+ * The prefixes are sorted (step_sort.h). Then what leads to a range of them is a task, which makes a node or
+ * a check and leaves a task for each smaller range below.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "prefix_map_internal.h"
+#include "step_sort.h"
 
 enum {
-	RUN = 2048,   /* prefixes that are sorted at a time */
 	STEP = 16384, /* prefixes that a step looks at, about */
 };
 
@@ -29,12 +29,8 @@ struct task {
 };
 
 struct prefix_building {
-	enum { SORT, MERGE, CHECK, BUILD } phase;
-	/* Sorting: `width` prefixes stand in order at a time. A merge takes from `left` and `right`, which
-	 * end at `middle` and `end`, to `out`. */
-	struct prefix *scratch;
-	uint32_t sorted, width;
-	uint32_t left, middle, right, end, out;
+	enum { SORT, CHECK, BUILD } phase;
+	struct step_sort sort;
 
 	struct task *tasks; /* the next one last */
 	uint32_t tasks_count, tasks_room;
@@ -68,7 +64,7 @@ void prefix_map_abandon(struct prefix_map *m)
 
 	if (!b)
 		return;
-	free(b->scratch);
+	step_sort_end(&b->sort);
 	free(b->tasks);
 	free(b->nodes);
 	free(b->checks);
@@ -223,54 +219,6 @@ static int find_conflict(const struct prefix *p, uint32_t count, uint32_t *first
 	return 0;
 }
 
-static void sort_run(struct prefix_map *m, struct prefix_building *b)
-{
-	uint32_t count = m->count - b->sorted < RUN ? m->count - b->sorted : RUN;
-
-	if (count)
-		qsort(m->prefixes + b->sorted, count, sizeof(*m->prefixes), compare);
-	b->sorted += count;
-	if (b->sorted < m->count)
-		return;
-	b->width = RUN;
-	b->phase = m->count > RUN ? MERGE : CHECK;
-}
-
-/* The next two runs; of the last pass behind the last one: none. */
-static void next_runs(struct prefix_map *m, struct prefix_building *b)
-{
-	b->left = b->out;
-	b->middle = b->right = m->count - b->left > b->width ? b->left + b->width : m->count;
-	b->end = m->count - b->middle > b->width ? b->middle + b->width : m->count;
-}
-
-static void merge(struct prefix_map *m, struct prefix_building *b)
-{
-	const struct prefix *from = m->prefixes;
-
-	for (uint32_t n = 0; n < STEP; n++) {
-		bool right;
-
-		if (b->left == b->middle && b->right == b->end) {
-			if (b->out == m->count) {
-				struct prefix *sorted = b->scratch;
-
-				b->scratch = m->prefixes;
-				m->prefixes = sorted;
-				b->width *= 2;
-				b->left = b->middle = b->right = b->end = b->out = 0;
-				if (b->width >= m->count)
-					b->phase = CHECK;
-				return;
-			}
-			next_runs(m, b);
-		}
-		right = b->left == b->middle ||
-			(b->right < b->end && compare(&from[b->right], &from[b->left]) < 0);
-		b->scratch[b->out++] = from[right ? b->right++ : b->left++];
-	}
-}
-
 /* ---- all of it ------------------------------------------------------------------------------ */
 
 static int begin(struct prefix_map *m)
@@ -280,12 +228,14 @@ static int begin(struct prefix_map *m)
 	if (!b)
 		return -ENOMEM;
 	m->building = b;
-	if (m->count > RUN) {
-		b->scratch = reallocarray(NULL, m->room, sizeof(*b->scratch));
-		if (!b->scratch)
-			return -ENOMEM;
-	}
-	return 0;
+	return step_sort_begin(&b->sort, m->prefixes, sizeof(*m->prefixes), m->count, m->room, compare);
+}
+
+static void sort(struct prefix_map *m, struct prefix_building *b)
+{
+	if (step_sort_step(&b->sort) == 0)
+		b->phase = CHECK;
+	m->prefixes = (struct prefix *)(void *)b->sort.array;
 }
 
 /* They are in order: none may be there twice, and the tasks are two. */
@@ -335,10 +285,7 @@ int prefix_map_build_step(struct prefix_map *m, uint32_t *first, uint32_t *secon
 	if (status == 0) {
 		switch (m->building->phase) {
 		case SORT:
-			sort_run(m, m->building);
-			return 1;
-		case MERGE:
-			merge(m, m->building);
+			sort(m, m->building);
 			return 1;
 		case CHECK:
 			status = check(m, m->building, first, second);

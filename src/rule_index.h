@@ -18,7 +18,7 @@
  * match is found for a whole batch by rule_index_begin(), and again for an event of which one of
  * these has changed.
  *
- * Making one: new, conditions and effects of each rule, build. An index belongs to whoever made
+ * Making one: new, conditions and effects of each rule, steps of building. An index belongs to whoever made
  * it and borrows the counters and the prefix maps that it was given.
  */
 #ifndef RULE_INDEX_H
@@ -88,8 +88,8 @@ FFI_EXPORT struct rule_index *rule_index_new(uint32_t count);
 FFI_EXPORT void rule_index_free(struct rule_index *x);
 
 /*
- * Conditions of rule `rule`. Several of one field: any of them is enough. Each returns 0, -EINVAL
- * for a rule, field or value out of range, or -ENOMEM.
+ * Conditions of rule `rule`, rule by rule. Several of one field: any of them is enough. Each returns 0,
+ * -EINVAL for a rule, field or value out of range or a rule before the last one, or -ENOMEM.
  */
 /* A value from `first` to `last`, both included. Every field but SRC, DST and APPLICATION. */
 FFI_EXPORT int rule_index_range(struct rule_index *x, uint32_t rule, uint32_t field, uint64_t first,
@@ -109,10 +109,11 @@ FFI_EXPORT int rule_index_application(struct rule_index *x, uint32_t rule, const
 
 FFI_EXPORT int rule_index_effect(struct rule_index *x, uint32_t rule, const struct rule_effect *effect);
 
-/* Make it answer: once, behind all conditions. Returns 0 or -ENOMEM. */
-FFI_EXPORT int rule_index_build(struct rule_index *x);
+/* Make it answer, behind all conditions: in steps, none of which takes long. Returns 1 when there is more to
+ * do, 0 at the end, or -ENOMEM: then it can only be freed. */
+FFI_EXPORT int rule_index_build_step(struct rule_index *x);
 
-/* Octets that it takes. */
+/* Octets that it takes, so far while it is made. */
 FFI_EXPORT size_t rule_index_memory(const struct rule_index *x);
 
 /* A rule that is off matches nothing. At first all are on. */

@@ -48,82 +48,119 @@ static bool holds(const struct prefix_rule *around, const struct prefix_rule *p)
 	       a.half[1] == around->address.half[1];
 }
 
-static struct prefix_rule *sorted_prefixes(const struct rule_builder *b)
+static struct prefix_rule prefix_rule(const struct condition *c)
 {
-	struct prefix_rule *list = calloc(b->count, sizeof(*list));
+	struct prefix_rule p = {.address = c->address, .bits = c->bits, .rule = c->rule};
 
-	for (uint32_t i = 0; list && i < b->count; i++) {
-		const struct condition *c = &b->c[i];
-		struct prefix_rule *p = &list[i];
-
-		p->address = c->address;
-		p->bits = c->bits;
-		p->rule = c->rule;
-		prefix_mask(&p->address, p->bits);
-		p->high = be64toh(p->address.half[0]);
-		p->low = be64toh(p->address.half[1]);
-		p->ipv4 = p->bits >= 96 && p->high == 0 && p->low >> 32 == 0xffff;
-	}
-	if (list)
-		qsort(list, b->count, sizeof(*list), by_prefix);
-	return list;
+	prefix_mask(&p.address, p.bits);
+	p.high = be64toh(p.address.half[0]);
+	p.low = be64toh(p.address.half[1]);
+	p.ipv4 = p.bits >= 96 && p.high == 0 && p.low >> 32 == 0xffff;
+	return p;
 }
 
 /* Prefixes around the one at hand, outermost first, with their sets: at most one of each length. */
 struct around {
 	const struct prefix_rule *prefix[130];
-	uint64_t *set;
 	uint32_t depth;
+	uint64_t set[];
 };
+
+static int begin(struct rule_builder *b, uint32_t which)
+{
+	struct rule_index *x = b->x;
+
+	if (!rule_builder_select(b, which ? RULE_DST : RULE_SRC))
+		return 0;
+	rule_builder_use(b, which ? AXIS_DST : AXIS_SRC);
+	b->memory[0] = calloc(b->count, sizeof(struct prefix_rule));
+	b->memory[1] = calloc(1, sizeof(struct around) + 130 * (size_t)x->words * sizeof(uint64_t));
+	x->prefixes[which] = prefix_map_new();
+	x->prefix_set[which] = calloc(b->count, sizeof(*x->prefix_set[which]));
+	if (!b->memory[0] || !b->memory[1] || !x->prefixes[which] || !x->prefix_set[which])
+		return -ENOMEM;
+	rule_builder_copy(b, b->set, b->untested);
+	b->phase = 1;
+	return rule_builder_intern(b, &x->prefix_other[which]) == 0 ? 1 : -ENOMEM;
+}
+
+static int list_prefixes(struct rule_builder *b, struct prefix_rule *list)
+{
+	while (b->at < b->count) {
+		list[b->at] = prefix_rule(&b->c[b->at]);
+		b->at++;
+		if (rule_builder_enough(b, 2))
+			return 1;
+	}
+	b->phase = 2;
+	return step_sort_begin(&b->sort, list, sizeof(*list), b->count, b->count, by_prefix) == 0 ? 1
+												  : -ENOMEM;
+}
+
+static int sort_prefixes(struct rule_builder *b)
+{
+	if (step_sort_step(&b->sort) == 0) {
+		b->phase = 3;
+		b->at = b->place = 0;
+	}
+	b->memory[0] = b->sort.array;
+	rule_builder_enough(b, RULE_BUILDER_STEP);
+	return 1;
+}
 
 static int add_prefixes(struct rule_builder *b, const struct prefix_rule *list, struct around *around,
 			uint32_t which)
 {
 	struct rule_index *x = b->x;
-	uint32_t value = 0;
 
-	for (uint32_t i = 0; i < b->count;) {
-		const struct prefix_rule *p = &list[i];
+	while (b->at < b->count) {
+		const struct prefix_rule *p = &list[b->at];
 		int err;
 
 		while (around->depth && !holds(around->prefix[around->depth - 1], p))
 			around->depth--;
 		rule_builder_copy(b, b->set,
 				  around->depth ? around->set + (around->depth - 1) * x->words : b->untested);
-		for (; i < b->count && same_prefix(p, &list[i]); i++)
-			rule_set_add(b->set, list[i].rule);
+		for (; b->at < b->count && same_prefix(p, &list[b->at]); b->at++)
+			rule_set_add(b->set, list[b->at].rule);
 		rule_builder_copy(b, around->set + around->depth * x->words, b->set);
 		around->prefix[around->depth++] = p;
-		err = rule_builder_intern(b, &x->prefix_set[which][value]);
-		err = err ? err : prefix_map_add(x->prefixes[which], &p->address, p->bits, ++value);
+		err = rule_builder_intern(b, &x->prefix_set[which][b->place]);
+		err = err ? err : prefix_map_add(x->prefixes[which], &p->address, p->bits, ++b->place);
 		if (err)
 			return err;
+		if (rule_builder_enough(b, 2 * x->words))
+			return 1;
 	}
-	return 0;
+	b->phase = 4;
+	return 1;
 }
 
-int rule_builder_addresses(struct rule_builder *b, uint32_t which)
+static int addresses(struct rule_builder *b, uint32_t which)
 {
-	struct rule_index *x = b->x;
-	struct prefix_rule *list;
-	struct around around = {.depth = 0};
 	uint32_t first, second;
-	int err = -ENOMEM;
 
-	if (!rule_builder_select(b, which ? RULE_DST : RULE_SRC))
-		return 0;
-	rule_builder_use(b, which ? AXIS_DST : AXIS_SRC);
-	list = sorted_prefixes(b);
-	around.set = calloc(130, x->words * sizeof(*around.set));
-	x->prefixes[which] = prefix_map_new();
-	x->prefix_set[which] = calloc(b->count, sizeof(*x->prefix_set[which]));
-	if (list && around.set && x->prefixes[which] && x->prefix_set[which]) {
-		rule_builder_copy(b, b->set, b->untested);
-		err = rule_builder_intern(b, &x->prefix_other[which]);
-		err = err ? err : add_prefixes(b, list, &around, which);
-		err = err ? err : prefix_map_build(x->prefixes[which], &first, &second);
+	switch (b->phase) {
+	case 0:
+		return begin(b, which);
+	case 1:
+		return list_prefixes(b, b->memory[0]);
+	case 2:
+		return sort_prefixes(b);
+	case 3:
+		return add_prefixes(b, b->memory[0], b->memory[1], which);
+	default:
+		rule_builder_enough(b, RULE_BUILDER_STEP);
+		return prefix_map_build_step(b->x->prefixes[which], &first, &second);
 	}
-	free(list);
-	free(around.set);
-	return err;
+}
+
+int rule_builder_src(struct rule_builder *b)
+{
+	return addresses(b, 0);
+}
+
+int rule_builder_dst(struct rule_builder *b)
+{
+	return addresses(b, 1);
 }

@@ -1,204 +1,216 @@
 // SPDX-License-Identifier: Apache-2.0
-/* rule_index_build.c - from conditions to the sets of rules that each value of a field satisfies. */
+/* rule_index_build.c - from conditions to an index that answers: stage by stage, in steps. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "rule_index_builder.h"
 
-/* A table with a set for each value of a field. */
-static int build_table(struct rule_builder *b, uint32_t field, uint32_t axis, uint32_t *table, uint32_t size)
-{
-	uint32_t other;
-	int err;
+/* ---- conditions -------------------------------------------------------------------------- */
 
-	if (!rule_builder_select(b, field))
-		return 0;
-	rule_builder_use(b, axis);
-	rule_builder_copy(b, b->set, b->untested);
-	err = rule_builder_intern(b, &other);
-	for (uint32_t i = 0; i < size; i++)
-		table[i] = other;
-	for (uint32_t i = 0; i < b->count && err == 0; i++) {
-		for (uint64_t value = b->c[i].first; value <= b->c[i].last && err == 0; value++) {
-			rule_builder_collect(b, value);
-			err = rule_builder_intern(b, &table[value]);
-		}
-	}
-	return err;
+static int by_field(const void *left, const void *right)
+{
+	const struct late_test *a = left, *b = right;
+
+	return (a->field > b->field) - (a->field < b->field);
 }
 
-/* Protocol, family and state are one number. */
-static int build_kind(struct rule_builder *b)
-{
-	static const uint8_t fields[] = {RULE_PROTOCOL, RULE_FAMILY, RULE_STATE};
-	struct rule_index *x = b->x;
-	uint64_t *all = calloc(KINDS, x->words * sizeof(*all));
-	bool used = false;
-	int err = 0;
-
-	if (!all)
-		return -ENOMEM;
-	memset(all, 0xff, KINDS * x->words * sizeof(*all));
-	for (uint32_t f = 0; f < sizeof(fields); f++) {
-		used = rule_builder_select(b, fields[f]) || used;
-		for (uint32_t kind = 0; kind < KINDS; kind++) {
-			uint32_t value = f == 0	  ? (kind & 8 ? FLOW_UDP : FLOW_TCP)
-					 : f == 1 ? (kind & 4 ? 6 : 4)
-						  : kind & 3;
-
-			rule_builder_collect(b, value);
-			for (uint32_t w = 0; w < x->words; w++)
-				all[kind * x->words + w] &= b->set[w];
-		}
-	}
-	if (used)
-		rule_builder_use(b, AXIS_KIND);
-	for (uint32_t kind = 0; kind < KINDS && used && err == 0; kind++) {
-		rule_builder_copy(b, b->set, all + kind * x->words);
-		err = rule_builder_intern(b, &x->kind[kind]);
-	}
-	free(all);
-	return err;
-}
-
-/* ---- activities ------------------------------------------------------------------------- */
-
-static int by_pair(const void *left, const void *right)
-{
-	const struct condition *a = left, *b = right;
-
-	if (a->first != b->first)
-		return a->first < b->first ? -1 : 1;
-	return (a->last > b->last) - (a->last < b->last);
-}
-
-static int build_activities(struct rule_builder *b)
+/* What is tried late, rule by rule, as it was told; those of one rule by field. */
+int rule_builder_late(struct rule_builder *b)
 {
 	struct rule_index *x = b->x;
-	struct condition *pairs;
-	uint32_t ranges = 0, count;
-	int err = 0;
 
-	if (!rule_builder_select(b, RULE_ACTIVITY))
-		return 0;
-	rule_builder_use(b, AXIS_ACTIVITY);
-	x->activity = calloc(EXPERIMENTS * ACTIVITIES, sizeof(*x->activity));
-	if (!x->activity)
+	if (!x->late)
+		x->late = calloc(x->conditions_count ? x->conditions_count : 1, sizeof(*x->late));
+	if (!x->late)
 		return -ENOMEM;
-	for (uint32_t activity = 0; activity < ACTIVITIES && err == 0; activity++) {
-		rule_builder_collect(b, activity);
-		err = rule_builder_intern(b, &x->activity[activity]);
-	}
-	for (uint32_t i = ACTIVITIES; i < EXPERIMENTS * ACTIVITIES; i++)
-		x->activity[i] = x->activity[i % ACTIVITIES];
-	while (ranges < b->count && b->c[ranges].kind == CONDITION_RANGE)
-		ranges++;
-	/* Pairs stand behind the ranges. */
-	pairs = x->conditions + (b->c - x->conditions) + ranges;
-	count = b->count - ranges;
-	if (count)
-		qsort(pairs, count, sizeof(*pairs), by_pair);
-	for (uint32_t i = 0; i < count && err == 0;) {
-		const struct condition *pair = &pairs[i];
+	while (b->at < x->conditions_count) {
+		uint32_t number = x->conditions[b->at].rule, from = x->late_count;
+		struct indexed_rule *rule = &x->rules[number];
+		uint32_t before = b->at;
 
-		rule_builder_collect(b, pair->last);
-		for (; i < count && by_pair(pair, &pairs[i]) == 0; i++)
-			rule_set_add(b->set, pairs[i].rule);
-		err = rule_builder_intern(b, &x->activity[pair->first * ACTIVITIES + pair->last]);
+		for (; b->at < x->conditions_count && x->conditions[b->at].rule == number; b->at++) {
+			const struct condition *c = &x->conditions[b->at];
+
+			if (c->field < RULE_TIME && c->kind != CONDITION_SET)
+				continue;
+			x->late[x->late_count++] = (struct late_test){
+				.field = c->field, .first = c->first, .last = c->last, .set = c->set};
+		}
+		rule->late = from;
+		rule->late_count = x->late_count - from;
+		if (rule->late_count > 1)
+			qsort(&x->late[from], rule->late_count, sizeof(*x->late), by_field);
+		if (rule_builder_enough(b, b->at - before))
+			return 1;
 	}
-	return err;
+	return 0;
+}
+
+/* Where the conditions of each field and kind begin. */
+struct heads {
+	uint32_t at[RULE_FIELDS * CONDITION_KINDS];
+};
+
+static uint32_t head_of(const struct condition *c)
+{
+	return c->field * CONDITION_KINDS + c->kind;
+}
+
+static int count_fields(struct rule_builder *b, struct heads *heads)
+{
+	struct rule_index *x = b->x;
+	uint32_t sum = 0;
+
+	while (b->at < x->conditions_count) {
+		heads->at[head_of(&x->conditions[b->at++])]++;
+		if (rule_builder_enough(b, 1))
+			return 1;
+	}
+	for (uint32_t i = 0; i < RULE_FIELDS * CONDITION_KINDS; i++) {
+		uint32_t count = heads->at[i];
+
+		if (i % CONDITION_KINDS == 0)
+			b->first[i / CONDITION_KINDS] = sum;
+		heads->at[i] = sum;
+		sum += count;
+	}
+	b->first[RULE_FIELDS] = sum;
+	b->phase = 1;
+	b->at = 0;
+	return 1;
+}
+
+/* By field and kind, and then as they were told. */
+int rule_builder_fields(struct rule_builder *b)
+{
+	struct rule_index *x = b->x;
+	struct condition *sorted = b->memory[1];
+
+	if (!b->memory[0]) {
+		b->memory[0] = calloc(1, sizeof(struct heads));
+		b->memory[1] = sorted = calloc(x->conditions_count + 1, sizeof(*sorted));
+	}
+	if (!b->memory[0] || !sorted)
+		return -ENOMEM;
+	if (b->phase == 0)
+		return count_fields(b, b->memory[0]);
+	while (b->at < x->conditions_count) {
+		const struct condition *c = &x->conditions[b->at++];
+
+		sorted[((struct heads *)b->memory[0])->at[head_of(c)]++] = *c;
+		if (rule_builder_enough(b, 2))
+			return 1;
+	}
+	b->memory[1] = x->conditions;
+	x->conditions = sorted;
+	return 0;
 }
 
 /* ---- all of it ---------------------------------------------------------------------------- */
 
-static int by_rule(const void *left, const void *right)
+static int enabled(struct rule_builder *b)
 {
-	const struct condition *a = left, *b = right;
-
-	if (a->rule != b->rule)
-		return a->rule < b->rule ? -1 : 1;
-	return (a->field > b->field) - (a->field < b->field);
+	rule_builder_select(b, RULE_FIELDS); /* nothing: all rules are untested */
+	rule_builder_copy(b, b->set, b->untested);
+	return rule_builder_append(b, &b->x->enabled); /* its own: it changes */
 }
 
-static int build_late(struct rule_index *x)
+static int without_axes(struct rule_builder *b)
 {
-	uint32_t count = 0;
+	struct rule_index *x = b->x;
 
-	x->late = calloc(x->conditions_count ? x->conditions_count : 1, sizeof(*x->late));
-	if (!x->late)
-		return -ENOMEM;
-	if (x->conditions_count)
-		qsort(x->conditions, x->conditions_count, sizeof(*x->conditions), by_rule);
-	for (uint32_t i = 0; i < x->conditions_count; i++) {
-		const struct condition *c = &x->conditions[i];
-		struct indexed_rule *rule = &x->rules[c->rule];
-
-		if (c->field < RULE_TIME && c->kind != CONDITION_SET)
-			continue;
-		if (rule->late_count++ == 0)
-			rule->late = count;
-		x->late[count++] = (struct late_test){
-			.field = c->field, .first = c->first, .last = c->last, .set = c->set};
-	}
-	x->late_count = count;
+	if (x->axes)
+		return 0;
+	/* No rule has a condition of these: all of them. */
+	x->axis[x->axes++] = AXIS_KIND;
+	x->staying = 1;
+	for (uint32_t kind = 0; kind < KINDS; kind++)
+		x->kind[kind] = x->enabled;
 	return 0;
 }
 
-static int by_field(const void *left, const void *right)
+static int (*const stages[])(struct rule_builder *b) = {
+	rule_builder_late,	   rule_builder_fields,	 rule_builder_keys,	   enabled,
+	rule_builder_kind,	   rule_builder_plugins, rule_builder_src_ports,   rule_builder_dst_ports,
+	rule_builder_src,	   rule_builder_dst,	 rule_builder_experiments, rule_builder_activities,
+	rule_builder_applications, without_axes,
+};
+
+enum { STAGES = sizeof(stages) / sizeof(stages[0]) };
+
+static void end_stage(struct rule_builder *b)
 {
-	const struct condition *a = left, *b = right;
-
-	if (a->field != b->field)
-		return a->field < b->field ? -1 : 1;
-	if (a->kind != b->kind)
-		return a->kind < b->kind ? -1 : 1;
-	return (a->rule > b->rule) - (a->rule < b->rule);
-}
-
-static int build(struct rule_builder *b)
-{
-	struct rule_index *x = b->x;
-	int err;
-
-	if (x->conditions_count)
-		qsort(x->conditions, x->conditions_count, sizeof(*x->conditions), by_field);
-	err = rule_builder_keys(b);
-	if (err)
-		return err;
-	rule_builder_select(b, RULE_FIELDS); /* nothing: all rules are untested */
-	rule_builder_copy(b, b->set, b->untested);
-	err = rule_builder_append(b, &x->enabled); /* its own: it changes */
-	err = err ? err : build_kind(b);
-	err = err ? err : build_table(b, RULE_PLUGIN, AXIS_PLUGIN, x->plugin, PLUGINS);
-	err = err ? err : rule_builder_ports(b, 0);
-	err = err ? err : rule_builder_ports(b, 1);
-	err = err ? err : rule_builder_addresses(b, 0);
-	err = err ? err : rule_builder_addresses(b, 1);
-	err = err ? err : build_table(b, RULE_EXPERIMENT, AXIS_EXPERIMENT, x->experiment, EXPERIMENTS);
-	err = err ? err : build_activities(b);
-	err = err ? err : rule_builder_applications(b);
-	if (err == 0 && x->axes == 0) {
-		/* No rule has a condition of these: all of them. */
-		x->axis[x->axes++] = AXIS_KIND;
-		x->staying = 1;
-		for (uint32_t kind = 0; kind < KINDS; kind++)
-			x->kind[kind] = x->enabled;
+	for (uint32_t i = 0; i < sizeof(b->memory) / sizeof(b->memory[0]); i++) {
+		free(b->memory[i]);
+		b->memory[i] = NULL;
 	}
-	return err ? err : build_late(x);
+	step_sort_end(&b->sort);
+	b->phase = b->at = b->place = 0;
 }
 
-int rule_index_build(struct rule_index *x)
+struct rule_builder *rule_builder_new(struct rule_index *x)
 {
-	struct rule_builder b;
-	int err = rule_builder_init(&b, x);
+	struct rule_builder *b = calloc(1, sizeof(*b));
 
-	err = err ? err : build(&b);
-	rule_builder_free(&b);
+	if (!b)
+		return NULL;
+	b->x = x;
+	b->axis = AXES;
+	b->set = calloc(x->words, sizeof(*b->set));
+	b->untested = calloc(x->words, sizeof(*b->untested));
+	b->keyed = calloc(AXES, x->words * sizeof(*b->keyed));
+	if (b->set && b->untested && b->keyed)
+		return b;
+	rule_builder_free(b);
+	return NULL;
+}
+
+void rule_builder_free(struct rule_builder *b)
+{
+	if (!b)
+		return;
+	end_stage(b);
+	free(b->set);
+	free(b->untested);
+	free(b->keyed);
+	free(b->known);
+	free(b);
+}
+
+int rule_builder_step(struct rule_builder *b)
+{
+	b->done = 0;
+	while (b->stage < STAGES && !rule_builder_enough(b, 0)) {
+		int status = stages[b->stage](b);
+
+		if (status < 0)
+			return status;
+		if (status > 0)
+			continue;
+		end_stage(b);
+		b->stage++;
+	}
+	return b->stage < STAGES;
+}
+
+int rule_index_build_step(struct rule_index *x)
+{
+	int status;
+
+	if (!x->builder)
+		x->builder = rule_builder_new(x);
+	if (!x->builder)
+		return -ENOMEM;
+	status = rule_builder_step(x->builder);
+	if (status > 0)
+		return 1;
+	rule_builder_free(x->builder);
+	x->builder = NULL;
 	free(x->conditions);
 	x->conditions = NULL;
 	x->conditions_count = x->conditions_room = 0;
-	return err;
+	return status;
 }
 
 size_t rule_index_memory(const struct rule_index *x)

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "rule_index_internal.h"
+#include "rule_index_builder.h"
 
 struct rule_index *rule_index_new(uint32_t count)
 {
@@ -31,6 +31,7 @@ void rule_index_free(struct rule_index *x)
 {
 	if (!x)
 		return;
+	rule_builder_free(x->builder);
 	for (uint32_t i = 0; i < 2; i++) {
 		free(x->port[i]);
 		prefix_map_free(x->prefixes[i]);
@@ -50,6 +51,8 @@ void rule_index_free(struct rule_index *x)
 
 static int add_condition(struct rule_index *x, const struct condition *c)
 {
+	if (x->conditions_count && c->rule < x->conditions[x->conditions_count - 1].rule)
+		return -EINVAL;
 	if (x->conditions_count == x->conditions_room) {
 		uint32_t room = x->conditions_room ? 2 * x->conditions_room : 64;
 		struct condition *more = reallocarray(x->conditions, room, sizeof(*more));

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* rule_index_internal.h - what rule_index.c (running) and rule_index_build.c (making) share. */
+/* rule_index_internal.h - what rule_index.c (running) and the others (making) share. */
 #ifndef RULE_INDEX_INTERNAL_H
 #define RULE_INDEX_INTERNAL_H
 
@@ -41,7 +41,7 @@ struct condition {
 	const struct prefix_map *set;
 };
 
-enum { CONDITION_RANGE, CONDITION_PREFIX, CONDITION_SET, CONDITION_PAIR, CONDITION_TEXT };
+enum { CONDITION_RANGE, CONDITION_PREFIX, CONDITION_SET, CONDITION_PAIR, CONDITION_TEXT, CONDITION_KINDS };
 
 /* A text of an application and the rules that it satisfies. */
 struct text_entry {
@@ -87,6 +87,8 @@ struct found {
 	uint16_t count;	    /* FOUND_MANY: too many to note */
 	uint16_t rule[FOUND_MAX];
 };
+
+struct rule_builder; /* rule_index_builder.h */
 
 enum { PORT_PAGE = 256 };
 
@@ -146,6 +148,7 @@ struct rule_index {
 	struct found found[FLOW_BATCH_MAX];
 
 	/* While it is made. */
+	struct rule_builder *builder;
 	struct condition *conditions;
 	uint32_t conditions_count;
 	uint32_t conditions_room;

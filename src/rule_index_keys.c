@@ -78,31 +78,57 @@ static uint64_t hash_condition(const struct rule_index *x, const struct conditio
 	return (hash ^ hash >> 32 ^ c->address.half[1]) * 0xff51afd7ed558ccdULL;
 }
 
-/* b->keyed: for each axis, the rules that are found by it. */
-int rule_builder_keys(struct rule_builder *b)
+static int begin(struct rule_builder *b)
 {
-	struct rule_index *x = b->x;
-	uint32_t size = 64;
-	uint32_t *same;
-	uint64_t *cost;
-	int err = -ENOMEM;
+	const struct rule_index *x = b->x;
 
-	while (size < 2 * x->conditions_count)
-		size *= 2;
-	same = calloc(size, sizeof(*same)); /* conditions by hash: two that meet there count as equal */
-	cost = calloc((size_t)x->count * AXES, sizeof(*cost));
-	if (!same || !cost)
-		goto out;
-	for (uint32_t i = 0; i < x->conditions_count; i++)
-		same[hash_condition(x, &x->conditions[i]) >> 20 & (size - 1)]++;
-	for (uint32_t i = 0; i < x->conditions_count; i++) {
-		const struct condition *c = &x->conditions[i];
+	b->place = 64;
+	while (b->place < 2 * x->conditions_count)
+		b->place *= 2;
+	/* Conditions by hash: two that meet there count as equal. */
+	b->memory[0] = calloc(b->place, sizeof(uint32_t));
+	b->memory[1] = calloc((size_t)x->count * AXES, sizeof(uint64_t));
+	b->phase = 1;
+	return b->memory[0] && b->memory[1] ? 1 : -ENOMEM;
+}
+
+/* How often each condition is there. */
+static int count_same(struct rule_builder *b, uint32_t *same)
+{
+	const struct rule_index *x = b->x;
+
+	while (b->at < x->conditions_count) {
+		same[hash_condition(x, &x->conditions[b->at++]) >> 20 & (b->place - 1)]++;
+		if (rule_builder_enough(b, 4))
+			return 1;
+	}
+	b->phase = 2;
+	b->at = 0;
+	return 1;
+}
+
+/* What finding each rule by each axis costs. */
+static int add_costs(struct rule_builder *b, const uint32_t *same, uint64_t *cost)
+{
+	const struct rule_index *x = b->x;
+
+	while (b->at < x->conditions_count) {
+		const struct condition *c = &x->conditions[b->at++];
 		uint32_t axis = axis_of(c->field);
 
 		if (axis < AXES && c->kind != CONDITION_SET)
 			cost[c->rule * AXES + axis] +=
-				(uint64_t)weight(c) * same[hash_condition(x, c) >> 20 & (size - 1)];
+				(uint64_t)weight(c) * same[hash_condition(x, c) >> 20 & (b->place - 1)];
+		if (rule_builder_enough(b, 4))
+			return 1;
 	}
+	return 0;
+}
+
+static void choose(struct rule_builder *b, const uint64_t *cost)
+{
+	struct rule_index *x = b->x;
+
 	for (uint32_t rule = 0; rule < x->count; rule++) {
 		uint32_t best = AXES;
 
@@ -117,9 +143,17 @@ int rule_builder_keys(struct rule_builder *b)
 		else
 			x->always |= 1ULL << rule / 64;
 	}
-	err = 0;
-out:
-	free(same);
-	free(cost);
-	return err;
+}
+
+/* b->keyed: for each axis, the rules that are found by it. */
+int rule_builder_keys(struct rule_builder *b)
+{
+	if (b->phase == 0)
+		return begin(b);
+	if (b->phase == 1)
+		return count_same(b, b->memory[0]);
+	if (add_costs(b, b->memory[0], b->memory[1]))
+		return 1;
+	choose(b, b->memory[1]);
+	return 0;
 }

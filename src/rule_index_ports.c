@@ -6,46 +6,88 @@
 
 #include "rule_index_builder.h"
 
-/* Where a range begins or is over. */
+/* Where a range begins or is over, by port. */
 struct edge {
-	uint32_t port;
 	uint16_t rule;
 	int16_t step;
 };
 
-static int by_port(const void *left, const void *right)
-{
-	const struct edge *a = left, *b = right;
+/* The edges of port p stand from edges[begin[p]] on, up to those of the next; in front of the last port are
+ * those of ranges that begin or end there. */
+struct walk {
+	uint32_t table[PORTS];	   /* the set of each port */
+	uint32_t begin[PORTS + 2]; /* PORTS: behind the last port */
+	uint32_t depth[RULE_INDEX_MAX];
+};
 
-	return (a->port > b->port) - (a->port < b->port);
+static int begin(struct rule_builder *b, uint32_t field, uint32_t axis)
+{
+	if (!rule_builder_select(b, field))
+		return 0;
+	rule_builder_use(b, axis);
+	b->memory[0] = calloc(1, sizeof(struct walk));
+	b->memory[1] = calloc(b->count, 2 * sizeof(struct edge));
+	b->phase = 1;
+	return b->memory[0] && b->memory[1] ? 1 : -ENOMEM;
+}
+
+/* How many edges each port has; then where they begin: for now where they end, as they are put in place from
+ * behind. */
+static int count_edges(struct rule_builder *b, struct walk *w)
+{
+	while (b->at < b->count) {
+		const struct condition *c = &b->c[b->at++];
+
+		w->begin[c->first]++;
+		w->begin[c->last + 1]++;
+		if (rule_builder_enough(b, 1))
+			return 1;
+	}
+	for (uint32_t port = 1; port < PORTS + 2; port++)
+		w->begin[port] += w->begin[port - 1];
+	b->phase = 2;
+	b->at = 0;
+	return 1;
+}
+
+static int put_edges(struct rule_builder *b, struct walk *w, struct edge *edges)
+{
+	while (b->at < b->count) {
+		const struct condition *c = &b->c[b->at++];
+
+		edges[--w->begin[c->first]] = (struct edge){c->rule, 1};
+		edges[--w->begin[c->last + 1]] = (struct edge){c->rule, -1};
+		if (rule_builder_enough(b, 2))
+			return 1;
+	}
+	rule_builder_copy(b, b->set, b->untested);
+	b->phase = 3;
+	b->at = 0;
+	return rule_builder_intern(b, &b->place) == 0 ? 1 : -ENOMEM;
 }
 
 /* Walk along the edges: between two of them the set is the same. */
-static int sweep(struct rule_builder *b, const struct edge *edges, uint32_t count, uint32_t *depth,
-		 uint32_t *table)
+static int sweep(struct rule_builder *b, struct walk *w, const struct edge *edges)
 {
-	uint32_t place, i = 0;
-	int err;
+	while (b->at < PORTS) {
+		uint32_t port = b->at++, from = w->begin[port], to = w->begin[port + 1];
 
-	rule_builder_copy(b, b->set, b->untested);
-	err = rule_builder_intern(b, &place);
-	for (uint32_t port = 0; port < PORTS && err == 0; port++) {
-		uint32_t before = i;
-
-		for (; i < count && edges[i].port == port; i++) {
+		for (uint32_t i = from; i < to; i++) {
 			uint32_t rule = edges[i].rule;
 
-			depth[rule] += (uint32_t)(int32_t)edges[i].step;
-			if (depth[rule])
+			w->depth[rule] += (uint32_t)(int32_t)edges[i].step;
+			if (w->depth[rule])
 				rule_set_add(b->set, rule);
 			else
 				rule_set_remove(b->set, rule);
 		}
-		if (i != before)
-			err = rule_builder_intern(b, &place);
-		table[port] = place;
+		if (from != to && rule_builder_intern(b, &b->place) != 0)
+			return -ENOMEM;
+		w->table[port] = b->place;
+		if (rule_builder_enough(b, to - from + (from != to ? b->x->words : 1)))
+			return 1;
 	}
-	return err;
+	return 0;
 }
 
 /* The same in pages, of which there are few that differ: what lies close together in the processor's caches.
@@ -72,32 +114,30 @@ static int fold(const uint32_t *table, struct port_table **out)
 	return 0;
 }
 
-int rule_builder_ports(struct rule_builder *b, uint32_t which)
+static int ports(struct rule_builder *b, uint32_t which)
 {
-	struct rule_index *x = b->x;
-	struct edge *edges;
-	uint32_t *depth, *table;
-	int err = -ENOMEM;
+	struct walk *w = b->memory[0];
+	int status;
 
-	if (!rule_builder_select(b, which ? RULE_DST_PORT : RULE_SRC_PORT))
-		return 0;
-	rule_builder_use(b, which ? AXIS_DST_PORT : AXIS_SRC_PORT);
-	edges = calloc(b->count, 2 * sizeof(*edges));
-	depth = calloc(x->count, sizeof(*depth));
-	table = calloc(PORTS, sizeof(*table));
-	if (edges && depth && table) {
-		for (uint32_t i = 0; i < b->count; i++) {
-			const struct condition *c = &b->c[i];
-
-			edges[2 * i] = (struct edge){(uint32_t)c->first, c->rule, 1};
-			edges[2 * i + 1] = (struct edge){(uint32_t)c->last + 1, c->rule, -1};
-		}
-		qsort(edges, 2 * (size_t)b->count, sizeof(*edges), by_port);
-		err = sweep(b, edges, 2 * b->count, depth, table);
-		err = err ? err : fold(table, &x->port[which]);
+	switch (b->phase) {
+	case 0:
+		return begin(b, which ? RULE_DST_PORT : RULE_SRC_PORT, which ? AXIS_DST_PORT : AXIS_SRC_PORT);
+	case 1:
+		return count_edges(b, w);
+	case 2:
+		return put_edges(b, w, b->memory[1]);
+	default:
+		status = sweep(b, w, b->memory[1]);
+		return status ? status : fold(w->table, &b->x->port[which]);
 	}
-	free(edges);
-	free(depth);
-	free(table);
-	return err;
+}
+
+int rule_builder_src_ports(struct rule_builder *b)
+{
+	return ports(b, 0);
+}
+
+int rule_builder_dst_ports(struct rule_builder *b)
+{
+	return ports(b, 1);
 }

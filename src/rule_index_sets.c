@@ -6,23 +6,6 @@
 
 #include "rule_index_builder.h"
 
-int rule_builder_init(struct rule_builder *b, struct rule_index *x)
-{
-	*b = (struct rule_builder){.x = x, .axis = AXES};
-	b->set = calloc(x->words, sizeof(*b->set));
-	b->untested = calloc(x->words, sizeof(*b->untested));
-	b->keyed = calloc(AXES, x->words * sizeof(*b->keyed));
-	return b->set && b->untested && b->keyed ? 0 : -ENOMEM;
-}
-
-void rule_builder_free(struct rule_builder *b)
-{
-	free(b->set);
-	free(b->untested);
-	free(b->keyed);
-	free(b->known);
-}
-
 /* ---- sets ------------------------------------------------------------------------ */
 
 static uint64_t hash_set(const uint64_t *set, uint32_t words)
@@ -39,21 +22,19 @@ static uint64_t hash_set(const uint64_t *set, uint32_t words)
 static int grow_known(struct rule_builder *b)
 {
 	uint32_t size = b->known ? 2 * (b->known_mask + 1) : 1024;
-	uint32_t *table = calloc(size, sizeof(*table));
-	uint32_t words = b->x->words;
+	struct known_set *table = calloc(size, sizeof(*table));
 
 	if (!table)
 		return -ENOMEM;
 	for (uint32_t i = 0; b->known && i <= b->known_mask; i++) {
-		uint32_t place = b->known[i];
-		uint64_t at;
+		const struct known_set *k = &b->known[i];
+		uint32_t at = k->hash;
 
-		if (!place)
+		if (!k->number)
 			continue;
-		at = hash_set(set_words(b->x, place - 1), words);
-		while (table[at & (size - 1)])
+		while (table[at & (size - 1)].number)
 			at++;
-		table[at & (size - 1)] = place;
+		table[at & (size - 1)] = *k;
 	}
 	free(b->known);
 	b->known = table;
@@ -99,7 +80,7 @@ int rule_builder_append(struct rule_builder *b, uint32_t *number)
 int rule_builder_intern(struct rule_builder *b, uint32_t *place)
 {
 	size_t size = b->x->words * sizeof(*b->set);
-	uint64_t at;
+	uint32_t hash, at;
 	int err;
 
 	if (2 * (b->known_count + 1) > (b->known ? b->known_mask : 0)) {
@@ -107,19 +88,19 @@ int rule_builder_intern(struct rule_builder *b, uint32_t *place)
 		if (err)
 			return err;
 	}
-	at = hash_set(b->set, b->x->words);
-	for (; b->known[at & b->known_mask]; at++) {
-		uint32_t there = b->known[at & b->known_mask] - 1;
+	hash = (uint32_t)hash_set(b->set, b->x->words);
+	for (at = hash; b->known[at & b->known_mask].number; at++) {
+		const struct known_set *k = &b->known[at & b->known_mask];
 
-		if (memcmp(set_words(b->x, there), b->set, size) == 0) {
-			*place = there;
+		if (k->hash == hash && memcmp(set_words(b->x, k->number - 1), b->set, size) == 0) {
+			*place = k->number - 1;
 			return 0;
 		}
 	}
 	err = rule_builder_append(b, place);
 	if (err)
 		return err;
-	b->known[at & b->known_mask] = *place + 1;
+	b->known[at & b->known_mask] = (struct known_set){*place + 1, hash};
 	b->known_count++;
 	return 0;
 }
@@ -135,14 +116,12 @@ void rule_builder_copy(const struct rule_builder *b, uint64_t *to, const uint64_
 bool rule_builder_select(struct rule_builder *b, uint32_t field)
 {
 	const struct rule_index *x = b->x;
-	uint32_t i = 0;
+	uint32_t first = b->first[field], end = field < RULE_FIELDS ? b->first[field + 1] : first;
 
-	while (i < x->conditions_count && x->conditions[i].field < field)
-		i++;
-	b->c = x->conditions + i;
+	b->c = x->conditions + first;
 	b->count = 0;
 	memset(b->untested, 0xff, x->words * sizeof(*b->untested));
-	for (; i < x->conditions_count && x->conditions[i].field == field; i++) {
+	for (uint32_t i = first; i < end; i++) {
 		if (x->conditions[i].kind == CONDITION_SET)
 			continue;
 		rule_set_remove(b->untested, x->conditions[i].rule);

@@ -42,14 +42,11 @@ static int add_text(struct rule_builder *b, const struct condition *c)
 	return rule_builder_intern(b, &entry->set);
 }
 
-int rule_builder_applications(struct rule_builder *b)
+static int begin(struct rule_builder *b)
 {
 	struct rule_index *x = b->x;
 	uint32_t size = 4;
-	int err;
 
-	if (!rule_builder_select(b, RULE_APPLICATION))
-		return 0;
 	rule_builder_use(b, AXIS_APPLICATION);
 	while (size < 2 * b->count)
 		size *= 2;
@@ -57,9 +54,24 @@ int rule_builder_applications(struct rule_builder *b)
 	if (!x->texts_table)
 		return -ENOMEM;
 	x->texts_mask = size - 1;
+	b->phase = 1;
 	rule_builder_copy(b, b->set, b->untested);
-	err = rule_builder_intern(b, &x->text_other);
-	for (uint32_t i = 0; i < b->count && err == 0; i++)
-		err = add_text(b, &b->c[i]);
+	return rule_builder_intern(b, &x->text_other);
+}
+
+int rule_builder_applications(struct rule_builder *b)
+{
+	int err = 0;
+
+	if (b->phase == 0) {
+		if (!rule_builder_select(b, RULE_APPLICATION))
+			return 0;
+		err = begin(b);
+	}
+	while (b->at < b->count && err == 0) {
+		err = add_text(b, &b->c[b->at++]);
+		if (err == 0 && rule_builder_enough(b, b->count + b->x->words))
+			return 1;
+	}
 	return err;
 }

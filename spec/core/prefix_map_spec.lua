@@ -2,6 +2,7 @@
 local ffi = require("ffi")
 local bit = require("bit")
 local api = require("flowd.api")
+local machine = require("spec.support.machine")
 
 local function address(text)
   local out = ffi.new("struct flow_address")
@@ -255,16 +256,15 @@ describe("prefix map", function()
     for _ = 1, 5 do
       local m = ffi.gc(api.prefix_map_new(), api.prefix_map_free)
       local list = add_many(m, 50000)
-      local start, longest, status = api.clock_monotonic_ns(), 0, 1
+      local all, longest, status = 0, 0, 1
       while status == 1 do
-        local before = api.clock_monotonic_ns()
-        status = api.prefix_map_build_step(m, nil, nil)
-        longest = math.max(longest, tonumber(api.clock_monotonic_ns() - before))
+        local took = machine.cpu_ms(function() status = api.prefix_map_build_step(m, nil, nil) end)
+        longest, all = math.max(longest, took), all + took
         -- Until it is done, the map answers as before.
         assert.equal(status == 1, api.prefix_map_find(m, list[1]) == 0)
       end
       assert.equal(0, status)
-      best = math.min(best, longest / tonumber(api.clock_monotonic_ns() - start))
+      best = math.min(best, longest / all)
       if best < 0.2 then break end
     end
     assert.is_true(best < 0.2, ("one step is %.0f %% of all"):format(best * 100))

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
---- How much slower than the machine that figures are promised for this one is.
+--- CPU time, and how much slower than the machine that figures are promised for this one is.
 local ffi = require("ffi")
+require("spec.support.process") -- declares clock_gettime
 
 local CLOCK_PROCESS_CPUTIME_ID = 2
 -- Of work() on the machine of the figures in README.md.
@@ -8,10 +9,19 @@ local USUAL_MS = 20
 
 local machine = {}
 
-local function cpu_ms()
+local function now_ms()
   local now = ffi.new("struct lab_timespec")
   ffi.C.clock_gettime(CLOCK_PROCESS_CPUTIME_ID, now)
   return tonumber(now.tv_sec) * 1e3 + tonumber(now.tv_nsec) / 1e6
+end
+
+--- Milliseconds of CPU time that a function takes.
+---@param fn fun()
+---@return number
+function machine.cpu_ms(fn)
+  local before = now_ms()
+  fn()
+  return now_ms() - before
 end
 
 -- What console and rules do: tables, texts, calls, in the interpreter.
@@ -31,9 +41,7 @@ function machine.slowness()
   local least = math.huge
   for _ = 1, 7 do
     collectgarbage()
-    local before = cpu_ms()
-    work()
-    least = math.min(least, cpu_ms() - before)
+    least = math.min(least, machine.cpu_ms(work))
   end
   if os.getenv("SPEC_FIGURES") then print(("the machine: %.1f ms, usual are %g"):format(least, USUAL_MS)) end
   return math.max(1, least / USUAL_MS)

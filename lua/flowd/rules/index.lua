@@ -37,20 +37,26 @@ local function check(status)
   if status ~= 0 then error(("rules: the index refuses a condition (error %d)"):format(-status), 0) end
 end
 
+-- A rule may have tens of thousands of conditions.
+local function told(status)
+  check(status)
+  slice.pause()
+end
+
 local UINT64_MAX = 0xffffffffffffffffULL
 
 -- ---- conditions ----------------------------------------------------------------------
 
 local function values(field)
   return function(x, rule, test)
-    for _, value in ipairs(test) do check(api.rule_index_range(x, rule, field, value, value)) end
+    for _, value in ipairs(test) do told(api.rule_index_range(x, rule, field, value, value)) end
   end
 end
 
 local function ranges(field)
   return function(x, rule, test)
     for _, range in ipairs(test) do
-      check(api.rule_index_range(x, rule, field, range[1], range[2] == math.huge and UINT64_MAX or range[2]))
+      told(api.rule_index_range(x, rule, field, range[1], range[2] == math.huge and UINT64_MAX or range[2]))
     end
   end
 end
@@ -61,7 +67,7 @@ local function prefixes(field)
       check(api.rule_index_set(x, rule, field, test.pointer))
       return
     end
-    addresses.each_prefix(test.list, function(address, bits) check(api.rule_index_prefix(x, rule, field, address, bits)) end)
+    addresses.each_prefix(test.list, function(address, bits) told(api.rule_index_prefix(x, rule, field, address, bits)) end)
   end
 end
 
@@ -71,8 +77,8 @@ local function activity(x, rule, test)
 end
 
 local function application(x, rule, test)
-  for text in pairs(test.exact) do check(api.rule_index_application(x, rule, text, #text, false)) end
-  for _, start in ipairs(test.starts) do check(api.rule_index_application(x, rule, start, #start, true)) end
+  for text in pairs(test.exact) do told(api.rule_index_application(x, rule, text, #text, false)) end
+  for _, start in ipairs(test.starts) do told(api.rule_index_application(x, rule, start, #start, true)) end
 end
 
 local conditions = {
@@ -161,15 +167,29 @@ local function plan(rules, stretches)
   return groups, units
 end
 
-local function build(group, rules, hits)
+-- In steps, as everything that is loaded. It is for as long as this Lua state, whose limit it counts against while it
+-- grows.
+local function build(group, rules, hits, account, before)
   local x = ffi.gc(api.rule_index_new(#group), api.rule_index_free)
   if x == nil then error("rules: out of memory", 0) end
   for position, number in ipairs(group) do
     slice.pause()
     add(x, position - 1, number, rules[number].declaration, hits)
   end
-  check(api.rule_index_build(x))
-  return x
+  local status, octets
+  repeat
+    slice.pause()
+    status = api.rule_index_build_step(x)
+    if status < 0 then check(status) end
+    octets = before + tonumber(api.rule_index_memory(x))
+    if not account:grow(octets) then
+      account:close()
+      ffi.gc(x, nil)
+      api.rule_index_free(x)
+      error("rules: not enough memory: memory_limit is too low for the index of declared rules", 0)
+    end
+  until status == 0
+  return x, octets
 end
 
 ---@class flowd.rules.Index
@@ -186,14 +206,14 @@ function index.new(rules, hits)
   local self = setmetatable({ indexes = {}, anchors = {}, places = {} }, Index)
   local groups
   groups, self.units = plan(rules, find_runs(rules))
-  local octets = 0
+  local octets, account = 0, memory.account()
   for i, group in ipairs(groups) do
-    local x = build(group, rules, hits)
+    local x
+    x, octets = build(group, rules, hits, account, octets)
     self.anchors[i] = x
     -- Without its finalizer it is a constant of machine code.
     group.index = ffi.cast("struct rule_index *", x)
     self.indexes[i] = group.index
-    octets = octets + tonumber(api.rule_index_memory(x))
     for position, number in ipairs(group) do self.places[number] = { index = group.index, position = position - 1 } end
   end
   for _, unit in ipairs(self.units) do
@@ -201,10 +221,6 @@ function index.new(rules, hits)
       unit.index, unit.group = unit.group.index, nil
       check(api.rule_index_set_run(unit.index, unit.from, unit.to, unit.run))
     end
-  end
-  -- It is for as long as this Lua state, whose limit it counts against.
-  if not memory.account():grow(octets) then
-    error("rules: not enough memory: memory_limit is too low for the index of declared rules", 0)
   end
   self.memory, self.count = octets, 0
   for _, group in ipairs(groups) do self.count = self.count + #group end
