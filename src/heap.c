@@ -336,6 +336,16 @@ int32_t heap_charge(struct heap *h, uint64_t octets)
 	return (int32_t)owner;
 }
 
+bool heap_hold(struct heap *h, uint32_t owner, uint64_t octets)
+{
+	uint64_t most = h->owner_limit - h->owner_limit / HEAP_HOLD_REST;
+
+	if (owner != 0 && h->owner_limit != 0 && h->owners[owner] + octets > most)
+		return false;
+	count(h, owner, octets, 0);
+	return true;
+}
+
 void heap_discharge(struct heap *h, int32_t owner, uint64_t octets)
 {
 	own(h, (uint32_t)owner, 0, octets);

@@ -38,6 +38,8 @@ enum {
 	HEAP_OWNER_CONSOLE = HEAP_OWNER_MODULES,
 	/* Their part of the limit, all of them together: one in so many. */
 	HEAP_CONSOLE_PART = 8,
+	/* Of an owner's limit, one part in so many is not for heap_hold(). */
+	HEAP_HOLD_REST = 8,
 	/* What they can make: octets of a text, entries of a list or table. */
 	HEAP_CONSOLE_TEXT_MAX = 1 << 16,
 	HEAP_CONSOLE_ENTRIES_MAX = 1 << 16,
@@ -80,6 +82,10 @@ FFI_EXPORT uint32_t heap_act_as(struct heap *h, uint32_t owner);
  * not counted. */
 FFI_EXPORT int32_t heap_charge(struct heap *h, uint64_t octets);
 FFI_EXPORT void heap_discharge(struct heap *h, int32_t owner, uint64_t octets);
+
+/* The same for an owner, whoever runs now, and for callers that do without it: no refusal is noted. False:
+ * the owner's limit does not allow so many, less the part that is for the script, which has to go on. */
+bool heap_hold(struct heap *h, uint32_t owner, uint64_t octets);
 
 /* Each returns what heap_leave_script() puts back: scripts nest. At first, and as the 0 that it takes,
  * nothing is a script. */

@@ -12,6 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "heap.h"
 #include "tls_library.h"
 #include "udp_send.h"
 
@@ -23,6 +24,10 @@ struct stream {
 	uint32_t id;
 	uint32_t input_max;
 	uint32_t output_max;
+	struct heap *heap; /* NULL: what waits is not counted */
+	uint32_t owner;
+	size_t held[2]; /* of what waits in input and output */
+	bool starved;
 	bool reading;
 	bool tell_drained;
 	bool secured; /* TLS is established */
@@ -50,8 +55,10 @@ static void on_input(struct bufferevent *bev, void *arg)
 {
 	const struct stream *s = arg;
 
-	(void)bev;
-	tell(s->id, STREAM_INPUT);
+	/* Whoever is told needs some memory for it. */
+	if (s->starved)
+		evbuffer_drain(bufferevent_get_input(bev), stream_waiting(s));
+	tell(s->id, s->starved ? STREAM_STARVED : STREAM_INPUT);
 }
 
 static void on_drained(struct bufferevent *bev, void *arg)
@@ -94,6 +101,59 @@ static void on_event(struct bufferevent *bev, short what, void *arg)
 	} else if (what & BEV_EVENT_EOF) {
 		tell(s->id, STREAM_END);
 	}
+}
+
+/* What waits has changed. What is written was counted by stream_write(), before it was taken. */
+static void count(struct stream *s, int which, const struct evbuffer_cb_info *info)
+{
+	size_t less = info->n_deleted < s->held[which] ? info->n_deleted : s->held[which];
+
+	if (which == 0 && info->n_added > 0) {
+		if (heap_hold(s->heap, s->owner, info->n_added))
+			s->held[which] += info->n_added;
+		else
+			s->starved = true;
+	}
+	heap_discharge(s->heap, (int32_t)s->owner, less);
+	s->held[which] -= less;
+}
+
+static void count_input(struct evbuffer *buffer, const struct evbuffer_cb_info *info, void *arg)
+{
+	(void)buffer;
+	count(arg, 0, info);
+}
+
+static void count_output(struct evbuffer *buffer, const struct evbuffer_cb_info *info, void *arg)
+{
+	(void)buffer;
+	count(arg, 1, info);
+}
+
+static void begin_to_count(struct stream *s)
+{
+	if (!s->heap)
+		return;
+	evbuffer_add_cb(bufferevent_get_input(s->bev), count_input, s);
+	evbuffer_add_cb(bufferevent_get_output(s->bev), count_output, s);
+}
+
+/* The buffers may live on until the loop has told what it had to tell. */
+static void end_to_count(struct stream *s)
+{
+	if (!s->heap)
+		return;
+	evbuffer_remove_cb(bufferevent_get_input(s->bev), count_input, s);
+	evbuffer_remove_cb(bufferevent_get_output(s->bev), count_output, s);
+	heap_discharge(s->heap, (int32_t)s->owner, s->held[0] + s->held[1]);
+	s->held[0] = s->held[1] = 0;
+}
+
+void stream_own(struct stream *s, struct heap *heap, uint32_t owner)
+{
+	s->heap = heap;
+	s->owner = owner;
+	begin_to_count(s);
 }
 
 static void adopt(struct stream *s, struct bufferevent *bev)
@@ -146,6 +206,7 @@ void stream_free(struct stream *s)
 		return;
 	if (s->bev) {
 		say_goodbye(s);
+		end_to_count(s);
 		bufferevent_free(s->bev);
 	}
 	free(s);
@@ -218,8 +279,10 @@ int stream_start_tls(struct stream *s, const struct tls_context *tls, bool serve
 		close(fd);
 		return -ENOMEM;
 	}
+	end_to_count(s);
 	bufferevent_free(s->bev);
 	adopt(s, bev);
+	begin_to_count(s);
 	return 0;
 }
 
@@ -266,7 +329,15 @@ int stream_write(struct stream *s, const char *data, size_t length)
 {
 	if (length > s->output_max || stream_queued(s) > s->output_max - length)
 		return -ENOBUFS;
-	return bufferevent_write(s->bev, data, length) == 0 ? 0 : -ENOMEM;
+	if (s->heap && !heap_hold(s->heap, s->owner, length))
+		return -EDQUOT;
+	s->held[1] += s->heap ? length : 0;
+	if (bufferevent_write(s->bev, data, length) == 0)
+		return 0;
+	if (s->heap)
+		heap_discharge(s->heap, (int32_t)s->owner, length);
+	s->held[1] -= s->heap ? length : 0;
+	return -ENOMEM;
 }
 
 size_t stream_queued(const struct stream *s)

@@ -3,7 +3,8 @@
  * stream.h - one connection, TCP or Unix, with or without TLS, over a libevent bufferevent.
  *
  * Both directions are bounded: input is read until input_max octets wait (then the peer waits), output
- * is refused when more than output_max would wait.
+ * is refused when more than output_max would wait. What waits in either direction is memory of whoever owns
+ * the stream (stream_own).
  *
  * What happens to a stream is told by its number to one function of the process (stream_setup), from the
  * event loop and never from within a call of this header; after stream_free() nothing is told any more.
@@ -21,6 +22,7 @@
 #include "ffi_export.h"
 
 struct event_base;
+struct heap;
 struct stream;
 
 /* What is told. */
@@ -30,6 +32,7 @@ enum stream_event {
 	STREAM_DRAINED = 3,   /* all that was written went to the system; only when asked for */
 	STREAM_END = 4,	      /* the peer says that nothing more comes; what was read before still waits */
 	STREAM_FAILED = 5,    /* it is broken: stream_error() */
+	STREAM_STARVED = 6,   /* what came is more than the owner may hold: only good for closing */
 };
 
 /* For the binding: where streams live and whom they tell. Once, before the first stream. */
@@ -42,6 +45,10 @@ FFI_EXPORT struct stream *stream_new(uint32_t input_max, uint32_t output_max);
 FFI_EXPORT void stream_free(struct stream *s);
 
 FFI_EXPORT uint32_t stream_id(const struct stream *s);
+
+/* From now on what waits counts as an owner's memory (heap.h); nothing may wait yet. The heap is borrowed;
+ * NULL: it is not counted. */
+FFI_EXPORT void stream_own(struct stream *s, struct heap *heap, uint32_t owner);
 
 /* Begin to connect; STREAM_CONNECTED or STREAM_FAILED follows. 0 or -errno. Once; a stream whose connection
  * failed is of no use any more. */
@@ -68,7 +75,8 @@ FFI_EXPORT size_t stream_read(struct stream *s, char *out, size_t size);
  * is no whole line; -EMSGSIZE: the line has more than `size` octets. */
 FFI_EXPORT int64_t stream_read_line(struct stream *s, char *out, size_t size);
 
-/* Queue a copy. 0; -ENOBUFS: output_max would be passed, nothing was taken; -errno. */
+/* Queue a copy. 0; nothing was taken: -ENOBUFS: output_max would be passed, -EDQUOT: what the owner may hold,
+ * other -errno. */
 FFI_EXPORT int stream_write(struct stream *s, const char *data, size_t length);
 /* Octets that the system has not taken yet. */
 FFI_EXPORT size_t stream_queued(const struct stream *s);

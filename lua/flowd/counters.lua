@@ -95,6 +95,8 @@ counters.help = {
   flowd_marker_removed_total = "Marks that were removed.",
   flowd_memory_off_total = "Rules, timers, plugins and backends switched off because they held most of the memory that "
     .. "memory_limit allows, by kind and name.",
+  flowd_memory_refused_total = "Times that a plugin's or backend's connection had no room for what it wrote or received, because "
+    .. "it held what memory_limit allows, by kind and name.",
   flowd_modules_failed = "Plugins and backends that are configured and did not start.",
   flowd_policy_memory_octets = "Memory that rules, maps and timers use; memory_limit is its limit.",
   flowd_registry_unknown_total = "Events whose experiment, or whose activity of a known experiment, is not in the "

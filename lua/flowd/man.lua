@@ -223,7 +223,9 @@ are two such states. Memory of C code for maps of prefixes and patterns counts t
 
 Plugins and backends live in the daemon's own Lua state. Each of them may hold as much as memory_limit says: what asks for more
 gets the error, and one that holds it, garbage not counted, is stopped and listed as failed until a reload or
-restart. Memory that a plugin takes by FFI calls of C functions is its own affair.
+restart. What waits in its connections, to be written or to be read, is its memory too, and may fill seven eighths of it: a write
+beyond that is refused, and a connection that receives more is closed; both are logged and counted (flowd_memory_refused_total).
+Memory that a plugin takes by FFI calls of C functions is its own affair.
 
 A script that takes memory so slowly that it is not back in time is treated as one that never returns, and so is
 one whose compiled code takes twice the limit at once.]])

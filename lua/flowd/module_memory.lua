@@ -4,6 +4,7 @@
 --- most of that, after all garbage is gone, is stopped.
 local ffi = require("ffi")
 local api = require("flowd.api")
+local counters = require("flowd.counters")
 local watch = require("flowd.watch")
 
 local module_memory = {}
@@ -61,6 +62,26 @@ end
 function module_memory.call_as(kind, name, fn, ...)
   if not heap then return fn(...) end
   return acted(act_as(heap, watch.number(kind, name)), fn(...))
+end
+
+--- What waits in a connection, to be written or to be read, is its owner's memory from now on.
+---@param stream ffi.cdata* struct stream *
+---@param kind string
+---@param name string
+function module_memory.own_stream(stream, kind, name)
+  if heap then api.stream_own(stream, heap, watch.number(kind, name)) end
+end
+
+--- There was no room for what a connection was to hold: counted, and logged at a limited rate.
+---@param ctx table the owner
+---@return string message
+function module_memory.no_room(ctx)
+  local counter = counters.get("flowd_memory_refused_total", { kind = ctx.kind, name = ctx.name })
+  counter.value = counter.value + 1
+  local message = ("not enough memory: it holds %.1f MB of the %d MB that memory_limit allows, of which connections may "
+    .. "fill all but one part in %d"):format(module_memory.used_by(ctx.kind, ctx.name), limit_now, ffi.C.HEAP_HOLD_REST)
+  ctx.report("error", "%s %s: a connection: %s", ctx.kind, ctx.name, message)
+  return message
 end
 
 --- A plugin or backend raised: was memory refused?

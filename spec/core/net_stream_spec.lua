@@ -2,6 +2,8 @@
 local certificates = require("spec.support.certificates")
 local cleanup = require("spec.support.cleanup")
 local loop = require("flowd.loop")
+local module_memory = require("flowd.module_memory")
+local policy = require("spec.support.policy")
 local process = require("spec.support.process")
 local services = require("spec.support.services")
 local temp = require("spec.support.temp")
@@ -141,6 +143,94 @@ describe("connections of a plugin", function()
     assert.is_true(accepted < 1000)
     assert.matches("^50000 octets do not fit: the peer has not taken %d+ octets yet$", message)
     assert.equal(1, services.counter(ctx, "flowd_writes_refused_total"))
+  end)
+
+  describe("whose owner may hold little memory", function()
+    before_each(function() module_memory.set_limit(4) end)
+    after_each(function() module_memory.set_limit(65536) end)
+
+    local function held() return module_memory.used_by(ctx.kind, ctx.name) end
+
+    it("refuse to write what it may not hold, tell and count it, and give back what is taken or thrown away", function()
+      local other = services.context()
+      local slow
+      local server = other:listen({ on_connection = function(stream)
+        slow = slow or stream
+        stream:pause()
+      end, on_data = function() end })
+      local text, message = ("x"):rep(500000), nil
+      local stream = services.run(ctx, function() return ctx.connect({ host = "::1", port = server.port, output_max = 2 ^ 30 }) end)
+      local idle = held()
+      local lines = policy.logged(function()
+        services.turn_until("a refusal", function()
+          local ok
+          ok, message = stream:write(text)
+          return not ok
+        end)
+      end)
+      assert.matches("^not enough memory: it holds [%d.]+ MB of the 4 MB that memory_limit allows, of which connections may fill "
+        .. "all but one part in 8$", message)
+      assert.matches("^error plugin " .. ctx.name .. ": a connection: not enough memory: ", lines[1])
+      assert.equal(1, services.counter(ctx, "flowd_memory_refused_total"))
+      assert.equal(1, services.counter(ctx, "flowd_writes_refused_total"))
+      assert.is_true(held() > 2.9 and stream:queued() > 2.9e6)
+      -- Others have their own.
+      local second = services.run(other, function() return other.connect({ host = "::1", port = server.port }) end)
+      assert.is_true(second:write(text))
+      slow:resume()
+      services.turn_until("the peer to take it", function() return stream:queued() == 0 end)
+      assert.is_true(held() < idle + 0.5, held())
+      for _ = 1, 3 do assert.is_true(stream:write(text)) end
+      assert.is_true(held() > idle + 1, held())
+      stream:close()
+      assert.is_true(held() < idle + 0.5, held())
+      other:close()
+    end)
+
+    it("end when more comes than it may hold, and are told of", function()
+      local other = services.context()
+      local ended, messages = 0, {}
+      local server = ctx:listen({ on_connection = function() end, on_end = function(_, message)
+        ended = ended + 1
+        messages[message] = true
+      end })
+      local text = ("x"):rep(60000)
+      -- Nobody reads: each holds up to 64 KiB.
+      local logged = policy.logged(function()
+        for _ = 1, 90 do
+          local stream = services.run(other, function() return other.connect({ host = "::1", port = server.port }) end)
+          stream:write(text)
+        end
+        services.turn_until("an end", function() return ended > 0 end)
+      end)
+      assert.matches("^not enough memory: it holds 3%.%d MB", (next(messages)))
+      assert.matches(ctx.name .. ": a connection: not enough memory", logged[1])
+      assert.equal(ended, services.counter(ctx, "flowd_memory_refused_total"))
+      assert.is_true(ended < 60, ended)
+      other:close()
+    end)
+
+    it("count with TLS, too", function()
+      local ca = certificates.authority(dir, "ca")
+      local cert = ca:issue("server", "IP:0:0:0:0:0:0:0:1")
+      local server = ctx:listen({ tls = { certificate = cert.file, key = cert.key },
+        on_connection = function(stream) stream:pause() end })
+      local other = services.context()
+      local stream = assert(services.run(other, function()
+        return other.connect({ host = "::1", port = server.port, output_max = 2 ^ 30, tls = { ca = ca.file } })
+      end))
+      local text, message = ("x"):rep(500000), nil
+      services.turn_until("a refusal", function()
+        local ok
+        ok, message = stream:write(text)
+        return not ok
+      end)
+      assert.matches("^not enough memory", message)
+      local before = module_memory.used_by(other.kind, other.name)
+      stream:close()
+      assert.is_true(module_memory.used_by(other.kind, other.name) < before - 2.9)
+      other:close()
+    end)
   end)
 
   it("do not read more than their buffer while they are paused", function()

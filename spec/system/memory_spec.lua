@@ -202,6 +202,12 @@ describe("a plugin or backend that allocates without end", function()
     { "at once, with each event", "backend", [[ function module:start() end
       function module:on_events() local t = {} while true do t[#t + 1] = { #t } end end ]],
       "backend 'greedy': not enough memory" },
+    { "in a connection whose peer takes nothing", "plugin", [[ function module:start(ctx)
+        local path, text = ctx.runtime_dir .. "/own", ("x"):rep(1000000)
+        ctx:listen({ path = path, on_connection = function(peer) peer:pause() end })
+        ctx:connect({ path = path, output_max = 2 ^ 30 }, function(peer)
+          ctx:every(0.005, function() peer:write(text) end)
+        end) end ]], "plugin greedy: a connection: not enough memory: it holds 1[34]%.%d MB" },
     { "in C memory of LuaJIT's", "backend", [[ local ffi = require("ffi") function module:start() end
       function module:on_events() hoard[1] = ffi.new("char[?]", 1e9) end ]], "backend 'greedy': not enough memory" },
   }) do

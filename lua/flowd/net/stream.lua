@@ -6,20 +6,21 @@
 local ffi = require("ffi")
 local api = require("flowd.api")
 local core = require("flowd.stream_core")
+local module_memory = require("flowd.module_memory")
 local pages = require("flowd.pages")
 local task = require("flowd.task")
 local tls = require("flowd.net.tls")
 
 local stream = {}
 
-local EAGAIN, EMSGSIZE, ENOBUFS = 11, 90, 105
+local EAGAIN, EMSGSIZE, ENOBUFS, EDQUOT = 11, 90, 105, 122
 local INPUT_MAX, OUTPUT_MAX = 65536, 1048576
 local LINGER_SECONDS = 2 -- for the peer's end, after ours
 local FLUSH_SECONDS = 30 -- for a peer to take what was written before finish()
 
 local EVENT = {
   CONNECTED = ffi.C.STREAM_CONNECTED, INPUT = ffi.C.STREAM_INPUT, DRAINED = ffi.C.STREAM_DRAINED,
-  END = ffi.C.STREAM_END, FAILED = ffi.C.STREAM_FAILED,
+  END = ffi.C.STREAM_END, FAILED = ffi.C.STREAM_FAILED, STARVED = ffi.C.STREAM_STARVED,
 }
 
 -- Number -> stream, of all that are open.
@@ -47,6 +48,7 @@ local function new(ctx, options)
   -- Room for a line and its end, so that one that is too long can be told from one that is not there yet.
   local raw = api.stream_new(input_max + 2, output_max)
   if raw == nil then return nil, "not enough memory for a connection" end
+  module_memory.own_stream(raw, ctx.kind, ctx.name)
   local self = setmetatable({
     ctx = ctx, raw = raw, id = api.stream_id(raw), input_max = input_max,
     on_data = options.on_data, on_line = options.on_line, on_end = options.on_end, on_drained = options.on_drained,
@@ -131,7 +133,7 @@ function Stream:happened(event)
   elseif event == EVENT.END then
     self:peer_ended()
   else
-    self:fail(ffi.string(api.stream_error(self.raw)))
+    self:fail(event == EVENT.STARVED and module_memory.no_room(self.ctx) or ffi.string(api.stream_error(self.raw)))
   end
 end
 
@@ -180,7 +182,7 @@ end
 
 -- -- what its user calls -------------------------------------------------------------------
 
---- Write. Nothing is taken of what does not fit into the queue of `output_max` octets (1 MiB).
+--- Write. Nothing is taken of what does not fit into the queue of `output_max` octets (1 MiB), or into memory_limit.
 ---@param text string
 ---@return boolean|nil ok
 ---@return string|nil message why not
@@ -189,10 +191,9 @@ function Stream:write(text)
   local status = api.stream_write(self.raw, text, #text)
   if status == 0 then return true end
   self.refused.value = self.refused.value + 1
-  if status == -ENOBUFS then
-    return nil, ("%d octets do not fit: the peer has not taken %d octets yet"):format(#text, self:queued())
-  end
-  return nil, text_of(status)
+  if status == -EDQUOT then return nil, module_memory.no_room(self.ctx) end
+  if status ~= -ENOBUFS then return nil, text_of(status) end
+  return nil, ("%d octets do not fit: the peer has not taken %d octets yet"):format(#text, self:queued())
 end
 
 --- Octets written that the system has not taken yet.
