@@ -31,8 +31,8 @@ describe("a client of the console", function()
   after_each(cleanup.all)
 
   -- Each is asked for, and interrupted when it does not end. No single go may take long.
-  local function hold_nothing_up(cases)
-    local d = start({ rules = 'rule "fn" (function(flow) if flow.dst_port == 81 then flow.activity = 9 end end),',
+  local function hold_nothing_up(cases, rules)
+    local d = start({ rules = 'rule "fn" (function(flow) if flow.dst_port == 81 then flow.activity = 9 end end),' .. (rules or ""),
       config = { log = { level = "info" } } })
     local longest = live_counter(d.runtime_dir, "flowd_console_longest_microseconds")
     local function try(case)
@@ -126,6 +126,32 @@ describe("a client of the console", function()
     cases[#cases + 1] = case('inject "tcp ::1 1 ::1 2 atlas 1" ' .. texts:format(1000), { status = S.ok })
     cases[#cases + 1] = case(texts:format(5000))
     hold_nothing_up(cases)
+  end)
+
+  it("holds up no event by changes of many rules, and leaves none half done", function()
+    local rules = {}
+    for i = 1, 500 do
+      rules[i] = ("rule 'f%d' (function(flow) if flow.dst_port == %d then flow.activity = 7 end end),"):format(i, i)
+      rules[500 + i] = ("rule 'd%d' { match = { dst_port = %d }, set = { activity = 8 } },"):format(i, 1000 + i)
+    end
+    local d = hold_nothing_up({
+      case('rule "x" { match = { dst_port = 5 }, set = { activity = 8 } }', { status = S.ok }),
+      case('rule("y", { before = "f100" }) (function(flow) flow.activity = 9 end)', { status = S.ok }),
+      case('disable "f7" enable "f7"', { status = S.ok }), case('disable "d7" enable "d7"', { status = S.ok }),
+      case('for i = 1, 40 do rule("many" .. i) { match = { src_port = i }, drop = true } end', { status = S.ok }),
+      case('explain "tcp ::1 1 ::1 2 atlas 1"', { status = S.ok }), case("rules()", { status = S.ok }),
+    }, table.concat(rules))
+    -- One that is interrupted: what is shown is what is done.
+    for try = 1, 20 do
+      local c = console.raw(d.console)
+      local code = ("\n%s 'y'"):format(try % 2 == 1 and "disable" or "enable")
+      c:send(console.frame(1, code) .. (try > 4 and console.frame(3, "") or ""), true)
+      c:finish(SECONDS)
+      c:close()
+      local _, out = console.ask(d.console, ([[local state = rules()[101].state
+        local f = inject "tcp ::1 %d ::1 3000 atlas 1" return rules()[101].name, state, f.activity]]):format(100 + try))
+      assert.is_true(out == "y\non\n9\n" or out == "y\noff\n1\n", out)
+    end
   end)
 
   it("holds up no event by large values, large code and long lines", function()

@@ -72,7 +72,7 @@ local function switch(command, on)
         rule.name), 0)
     end
     session:change(("%s %q"):format(command, rule.name))
-    if not typed().switch(rule, on, session.user) then
+    if not typed().switch(session, rule.name, on) then
       return ("rule %q was %s already"):format(rule.name, on and "on" or "off")
     end
     return ("rule %q is %s"):format(rule.name, on and "on" or "off: flows that are open keep what it decided")

@@ -80,12 +80,27 @@ end
 ---@param seconds number
 function Session:wait(seconds) coroutine.yield("wait", seconds) end
 
+local function with_its_memory(self, ok, ...)
+  self.is_apart = nil
+  memory.set_client(self.client)
+  if not ok then error((...), 0) end
+  return ...
+end
+
+--- Call a function of the daemon's that makes what stays when the client has left: its memory is not the client's.
+---@param fn function
+function Session:apart(fn, ...)
+  self.is_apart = true
+  memory.set_client(nil)
+  return with_its_memory(self, pcall(fn, ...))
+end
+
 --- Call a function when what runs has ended, however.
 ---@param fn function
 function Session:defer(fn) self.deferred[#self.deferred + 1] = fn end
 
 function Session:ended()
-  self.running, self.traceback, self.given_up = nil, nil, nil
+  self.running, self.traceback, self.given_up, self.is_apart = nil, nil, nil, nil
   local deferred = self.deferred
   self.deferred = {}
   for _, fn in ipairs(deferred) do fn() end
@@ -217,6 +232,8 @@ local function begin(self)
   return incomplete and self.interactive and "incomplete" or "error", "", "", message
 end
 
+local function call_apart(_, fn, ...) return pcall(fn, ...) end
+
 --- Go on for a while.
 ---@param client integer
 ---@param budget_ns number
@@ -243,7 +260,7 @@ function evaluator.step(client, budget_ns)
   end
   local left_ns = math.max(ends_ns - tonumber(api.clock_monotonic_ns()), 0)
   addresses.at_prompt(slice.pause)
-  local ok, what, detail, more = memory.call(client, self.running.step, self.running, left_ns)
+  local ok, what, detail, more = (self.is_apart and call_apart or memory.call)(client, self.running.step, self.running, left_ns)
   addresses.at_prompt(nil)
   if not ok then what, detail, more = "error", what, "" end
   local text, said = take(self)

@@ -42,6 +42,13 @@ local function call(client, reads, fn, ...)
   return left(pcall(fn, ...))
 end
 
+--- Inside of memory.call: from here on it is nobody's, or the client's again.
+---@param client integer|nil
+function memory.set_client(client)
+  if not heap then return end
+  if client then enter(heap, owner_of(client), false) else leave(heap) end
+end
+
 --- Call a function for a client: what it takes of memory is that client's.
 ---@param client integer
 ---@param fn function

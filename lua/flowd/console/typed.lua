@@ -35,15 +35,19 @@ function typed.names()
   return names
 end
 
---- Switch a rule on or off, and remember it for delta().
----@param rule flowd.ChainRule
----@param on boolean
----@param user string who did it
----@return boolean changed false: it was so already
-function typed.switch(rule, on, user)
-  if rule.off ~= on then return false end
-  place.chain():switch(rule, on)
-  place.call("console_switch", rule.name, on, user)
+-- The session that compiles rules: another's waits, or it would not know of these.
+local compiling
+
+local function alone(session)
+  while compiling do session:wait(0.005) end
+  compiling = session
+  session:defer(function()
+    if compiling == session then compiling = nil end
+  end)
+end
+
+local function note_switch(session, rule, on)
+  place.call("console_switch", rule.name, on, session.user)
   local key = "switch " .. rule.name
   if changes.get(key) then
     changes.set(key, nil)
@@ -51,7 +55,32 @@ function typed.switch(rule, on, user)
     changes.set(key, ("-- rule %q (%s:%d) is switched %s: %s"):format(rule.name, rule.file, rule.line, on and "on" or "off",
       on and "it had been switched off by the daemon" or "take it out of the files"))
   end
-  return true
+end
+
+--- Switch a rule on or off, and remember it for delta(). Others run meanwhile.
+---@param session flowd.console.Session
+---@param name string of the rule
+---@param on boolean
+---@return boolean changed false: it was so already
+function typed.switch(session, name, on)
+  alone(session)
+  local chain, rule = place.chain(), nil
+  for _, one in ipairs(chain.rules) do
+    if one.name == name then rule = one end
+  end
+  local changed = rule ~= nil and rule.off == on
+  if changed then
+    note_switch(session, rule, on)
+    local switching = true
+    -- Whoever interrupts this has switched it all the same.
+    session:defer(function()
+      if switching then chain:compile() end
+    end)
+    session:apart(chain.switch, chain, rule, on, true)
+    switching = false
+  end
+  compiling = nil
+  return changed
 end
 
 local function position_of(rules_now, name)
@@ -69,6 +98,18 @@ local listeners = {}
 ---@param fn fun(chain: flowd.Chain)
 function typed.on_change(fn) listeners[#listeners + 1] = fn end
 
+-- Rules that are off now are off in another chain.
+local function switch_off(chain, before, warm)
+  local off = {}
+  for _, rule in ipairs(before.rules) do
+    if rule.off then off[rule.name] = rule end
+  end
+  for _, now in ipairs(chain.rules) do
+    local rule = off[now.name]
+    if rule and not now.off and now.file == rule.file and now.line == rule.line then chain:switch(now, false, warm) end
+  end
+end
+
 -- Compile another list of rules; an error when something is wrong with it. Others run meanwhile.
 local function compile(wanted)
   local inside = place.inside()
@@ -83,6 +124,7 @@ local function compile(wanted)
     end,
   })
   if not chain then error(table.concat(problems, "\n"), 0) end
+  switch_off(chain, place.chain(), true)
   return chain
 end
 
@@ -91,14 +133,8 @@ local function use(chain, wanted)
   local inside = place.inside()
   local before = inside.chain
   chain.on_discard = before.on_discard
-  local off = {}
-  for _, rule in ipairs(before.rules) do
-    if rule.off then off[rule.name] = rule end
-  end
-  for _, now in ipairs(chain.rules) do
-    local rule = off[now.name]
-    if rule and now.file == rule.file and now.line == rule.line then chain:switch(now, false) end
-  end
+  -- Those that failed while it was compiled.
+  switch_off(chain, before)
   inside.chain = chain
   list = wanted
   for _, listener in ipairs(listeners) do listener(chain) end
@@ -161,17 +197,6 @@ local function in_files(rule, text, placement, session, replaced)
   return table.concat(comments) .. entry_of(rule, text)
 end
 
--- The session whose rule is being compiled: another's waits, or it would not know of this one.
-local compiling
-
-local function alone(session)
-  while compiling do session:wait(0.005) end
-  compiling = session
-  session:defer(function()
-    if compiling == session then compiling = nil end
-  end)
-end
-
 --- A rule that has been typed in.
 ---@param session flowd.console.Session
 ---@param rule flowd.Rule
@@ -187,7 +212,8 @@ function typed.add(session, rule, placement)
   if type(rule.body) == "function" then jit.on(rule.body, true) end
   table.insert(wanted, at or #wanted + 1, rule)
   local text = in_files(rule, session.code, placement, session, replaced)
-  use(compile(wanted), wanted)
+  local chain = session:apart(compile, wanted)
+  use(chain, wanted)
   is_typed[rule] = true
   changes.set("rule " .. rule.name, text)
   compiling = nil

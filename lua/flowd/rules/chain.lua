@@ -78,7 +78,7 @@ end
 ---@return flowd.Chain
 function chain.new(rules, options)
   local self = setmetatable({
-    rules = {}, seen = 0, failures_max = options.failures_max or 20, failures_window = options.failures_window or 1000,
+    rules = {}, seen = 0, version = 0, failures_max = options.failures_max or 20, failures_window = options.failures_window or 1000,
   }, Chain)
   self.hits = ffi.new("struct counter *[?]", #rules + 1)
   for number, rule in ipairs(rules) do
@@ -104,24 +104,37 @@ function chain.new(rules, options)
   self.index = rule_index.new(self.rules, self.hits)
   local percent = options.slow_percent or 0
   if percent > 0 then self.timing = timing.new(self.rules, self.index, percent) end
-  self:compile()
-  self:prepare()
+  self:compile(true)
   return self
 end
 
-function Chain:compile()
-  self.compiled = generate.compile(self.rules, self.shared, self.index.units)
-  if self.timing then self.timing:follow(self.compiled) end
-  self.prepared = nil
+-- warm: have LuaJIT compile its loops, too, not only when it is needed. In a slice others have their turn meanwhile.
+function Chain:compile(warm)
+  local compiled, version, generation
+  repeat
+    version, generation = self.version, nil
+    compiled = generate.compile(self.rules, self.shared, self.index.units)
+    if warm then generation = self:warm(compiled) end
+    -- A rule may have been switched off meanwhile.
+  until version == self.version
+  self.compiled, self.prepared = compiled, generation
+  if self.timing then self.timing:follow(compiled) end
 end
 
--- Have LuaJIT compile the chain's loops: at first, and again when it has thrown them away. Behind a
--- call of C: were a caller being compiled at this moment, it would get no further than here.
-function Chain:prepare()
-  jit_options.count_anew()
-  assert(protected(self.compiled.warm))
-  self.prepared = jit_options.generation
+-- Have LuaJIT compile loops of rules. Behind a call of C: were a caller being compiled at this moment, it would get no
+-- further than here. Returns since when it knows them.
+function Chain:warm(compiled)
+  local generation = jit_options.generation
+  for _, fn in ipairs(compiled.warm) do
+    jit_options.count_anew()
+    assert(protected(fn))
+    slice.pause()
+  end
+  return generation
 end
+
+-- At first, and again when LuaJIT has thrown them away.
+function Chain:prepare() self.prepared = self:warm(self.compiled) end
 
 -- The chain that ran last.
 local current
@@ -200,6 +213,7 @@ jit.off(Chain.count_off)
 function Chain:discard(rule)
   self:switch(rule, false)
   rule.fn = nil
+  self.version = self.version + 1
   if self.on_discard then self.on_discard(rule) end
   self:compile()
   -- Machine code holds what it refers to.
@@ -209,11 +223,13 @@ end
 --- Switch a rule on or off.
 ---@param rule flowd.ChainRule
 ---@param on boolean
-function Chain:switch(rule, on)
+---@param warm? boolean it takes its time, at once instead of before the next event: for slices
+function Chain:switch(rule, on, warm)
   rule.off = not on
   counters.get("flowd_script_off", { kind = "rule", name = rule.name }).value = on and 0 or 1
   rule.failures = nil
-  if not self.index:switch(rule.number, on) then self:compile() end
+  self.version = self.version + 1
+  if not self.index:switch(rule.number, on) then self:compile(warm) end
   if current == self then self:count_off() end
 end
 

@@ -14,6 +14,7 @@
 local bit = require("bit")
 local ffi = require("ffi")
 local api = require("flowd.api")
+local slice = require("flowd.slice")
 
 local generate = {}
 
@@ -232,6 +233,7 @@ local function load_units(units, rules, shared, anchors, steps)
     functions[#functions + 1], anchors[#anchors + 1] = loaded[1], source.anchors
     for i = 1, #group do steps[#steps - #group + i].run = loaded[i + 1] end
     group = {}
+    slice.pause()
   end
   for _, unit in ipairs(units) do
     if unit.index or not rules[unit.first].off then
@@ -320,14 +322,16 @@ local function load_calls(template, functions, pieces, ...)
   return chunk(...)
 end
 
--- At most PIECE_RULES functions that do the same as all of `functions`; whether they are pieces.
-local function gather(functions, shared)
+-- At most PIECE_RULES functions that do the same as all of `functions`; whether they are pieces. All pieces go to `made`.
+local function gather(functions, shared, made)
   local gathered = false
   while #functions > PIECE_RULES do
     local pieces = {}
     for from = 1, #functions, PIECE_RULES do
       local part = { unpack(functions, from, math.min(from + PIECE_RULES - 1, #functions)) }
       pieces[#pieces + 1] = load_calls(PIECE, part, gathered, shared, part)
+      made[#made + 1] = pieces[#pieces]
+      slice.pause()
     end
     functions, gathered = pieces, true
   end
@@ -341,7 +345,7 @@ end
 ---@class flowd.rules.Compiled
 ---@field loop fun(events: ffi.cdata*, first: integer, last: integer) runs all rules on the undecided events
 ---@field rest fun(from: integer) runs the rules from a number on, on the event in the cell
----@field warm fun() has LuaJIT compile the loops; runs no rule
+---@field warm fun()[] each has LuaJIT compile some of the loops, in this order; runs no rule
 ---@field next_event fun(events: ffi.cdata*, i: integer): boolean puts an event into the cell; false: it is decided
 ---@field steps flowd.rules.Step[] the same as loop, one by one
 ---@field anchors any keep them as long as the functions
@@ -361,9 +365,10 @@ function generate.compile(rules, shared, units)
   local functions = load_units(units, rules, all, anchors, steps)
   if #steps == 0 then
     local function nothing() end
-    return { loop = nothing, rest = nothing, warm = nothing, next_event = nothing, steps = steps, anchors = anchors }
+    return { loop = nothing, rest = nothing, warm = {}, next_event = nothing, steps = steps, anchors = anchors }
   end
-  local gathered, pieces = gather(functions, all)
+  local warm = {}
+  local gathered, pieces = gather(functions, all, warm)
   local loop, next_event = load_calls(LOOP, gathered, pieces, all, gathered)
   -- Needed only behind an error.
   local function rest(from)
@@ -376,14 +381,18 @@ function generate.compile(rules, shared, units)
       end
     end
   end
-  local function warm()
+  local function idle(fn, ...)
     local cell = all.cell
     cell.live = false
-    -- An undecided event for the rules' loops, decided ones for the loop over events.
-    idle_events[0].flags = 0
-    loop(idle_events + 0, 0, IDLE_EVENTS - 1)
+    fn(...)
     cell.live = true
     cell.event = nil
+  end
+  for i, piece in ipairs(warm) do warm[i] = function() idle(piece) end end
+  warm[#warm + 1] = function()
+    -- An undecided event for the rules' loops, decided ones for the loop over events.
+    idle_events[0].flags = 0
+    idle(loop, idle_events + 0, 0, IDLE_EVENTS - 1)
   end
   return { loop = loop, rest = rest, warm = warm, next_event = next_event, steps = steps, anchors = anchors }
 end
