@@ -40,9 +40,10 @@ enum {
 	HEAP_CONSOLE_PART = 8,
 	/* Of an owner's limit, one part in so many is not for heap_hold(). */
 	HEAP_HOLD_REST = 8,
-	/* What they can make: octets of a text, entries of a list or table. */
+	/* What they can make: octets of a text, entries of a list, and of any other table. */
 	HEAP_CONSOLE_TEXT_MAX = 1 << 16,
-	HEAP_CONSOLE_ENTRIES_MAX = 1 << 16,
+	HEAP_CONSOLE_LIST_MAX = 1 << 16,
+	HEAP_CONSOLE_TABLE_MAX = 1 << 15,
 	/* Texts of the whole state, when theirs are many. */
 	HEAP_CONSOLE_TEXTS_MAX = 1 << 16,
 };
@@ -125,7 +126,7 @@ void heap_set_texts(struct heap *h, const volatile uint32_t texts[2]);
 /*
  * Between these two code of a client of the console runs: what it takes is the owner's, and refused beyond
  * the clients' part. Events wait while a table or text is made or grows, so none may become so large that it
- * takes long: see HEAP_CONSOLE_ENTRIES_MAX and HEAP_CONSOLE_TEXT_MAX. reads: it is code of theirs that is
+ * takes long: see HEAP_CONSOLE_TABLE_MAX and the like. reads: it is code of theirs that is
  * read: neither holds. Texts are refused when LuaJIT's table of them would grow beyond HEAP_CONSOLE_TEXTS_MAX
  * on account of clients. In machine code and in the collector nothing is refused (see above).
  */

@@ -24,10 +24,10 @@ static bool is_too_large(const void *block, size_t size)
 	if (size <= HEAP_CONSOLE_TEXT_MAX + TEXT_HEAD)
 		return false;
 	if (size % TABLE_ENTRY == 0 && is_power_of_two(size / TABLE_ENTRY))
-		return size / TABLE_ENTRY > HEAP_CONSOLE_ENTRIES_MAX;
+		return size / TABLE_ENTRY > HEAP_CONSOLE_TABLE_MAX;
 	if (block ? is_power_of_two(size) : !is_power_of_two(size / LIST_ENTRY - 1))
 		return true;
-	return size > (size_t)LIST_ENTRY * (HEAP_CONSOLE_ENTRIES_MAX + LIST_SPARE);
+	return size > (size_t)LIST_ENTRY * (HEAP_CONSOLE_LIST_MAX + LIST_SPARE);
 }
 
 /* Would LuaJIT's table of texts, when it is so nearly full, become larger than events can wait for? */

@@ -44,12 +44,11 @@ stays until the client leaves or the configuration is loaded anew; _ is the last
 An expression never keeps events waiting: it is interpreted, and left after a millisecond or two, wherever it is, so that events
 are handled; then it goes on. A single call of a C function, such as string.find with a hard pattern, cannot be left; one
 that takes longer than half a second is treated as any script that never returns is. What is done in one go may not be so
-large that events wait: a table or list has at most 65,536 entries at the prompt, a text 65,536 octets, within() takes a list of
-at most 1,000 prefixes. LuaJIT keeps all texts in one table, which grows in one go: when clients hold more than 2 MB, there may
-be 65,536 different texts, those of rules and their data included. All clients
-together may hold an eighth of memory_limit; when that is not enough, names that were assigned by the one
-who holds most are let go, and it is told
-so. A command takes texts of at most 4,096 octets and 2,000 values: what is larger belongs into files.
+large that events wait: a list has at most 65,536 entries at the prompt, another table 32,768, a text 65,536 octets, within()
+takes a list of at most 1,000 prefixes. LuaJIT keeps all texts in one table, which grows in one go: when clients hold more than
+2 MB, there may be 65,536 different texts, those of rules and their data included. All clients together may hold an eighth of
+memory_limit; when that is not enough, names that were assigned by the one who holds most are let go, and it is told so. A
+command takes texts of at most 4,096 octets and 2,000 values: what is larger belongs into files.
 
 At a terminal an unfinished line goes on on the next one. The Tab key completes commands, their named arguments, names of
 experiments, rules, plugins and backends, and fields: of tables, and of what a command that only asks returns, as in

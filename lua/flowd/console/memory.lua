@@ -118,8 +118,8 @@ function memory.message(why)
   if not heap then return "not enough memory" end
   why = why or api.heap_console_refusal(heap)
   if why == ffi.C.HEAP_CONSOLE_SIZE then
-    return ("too large: events would wait for it; a text has at most %d octets at the prompt, a list or table %d entries"):format(
-      ffi.C.HEAP_CONSOLE_TEXT_MAX, ffi.C.HEAP_CONSOLE_ENTRIES_MAX)
+    return ("too large: events would wait for it; a text has at most %d octets at the prompt, a list %d entries, another table "
+      .. "%d"):format(ffi.C.HEAP_CONSOLE_TEXT_MAX, ffi.C.HEAP_CONSOLE_LIST_MAX, ffi.C.HEAP_CONSOLE_TABLE_MAX)
   elseif why == ffi.C.HEAP_CONSOLE_TEXTS then
     return ("too many texts: events would wait for LuaJIT's table of them; %d different ones may be in use, rules and their data "
       .. "included"):format(ffi.C.HEAP_CONSOLE_TEXTS_MAX)
