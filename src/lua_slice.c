@@ -35,7 +35,9 @@ static int count = COUNT;
 struct step {
 	lua_State *co;
 	uint64_t deadline_ns;
-	bool anywhere; /* it may be left wherever it is */
+	uint64_t
+		typed_ns; /* what was typed has been seen since then where it cannot be left; 0: it has not */
+	bool anywhere;	  /* it may be left wherever it is */
 	bool interrupted;
 	bool overdue;
 	struct step *outer;
@@ -91,10 +93,23 @@ static bool can_leave(lua_State *L, const struct step *step)
 	return (!step->overdue || !is_typed(L)) && may_leave(L);
 }
 
+/* It cannot be left here: is it to end with an error? Rules that a client's events come to are no part of
+ * this. */
+static bool is_too_long(lua_State *L, struct step *step, uint64_t now)
+{
+	if (now - step->deadline_ns >= PATIENCE_NS)
+		return true;
+	if (step->anywhere || L != step->co || !is_typed(L))
+		return false;
+	if (step->typed_ns == 0)
+		step->typed_ns = now;
+	return now - step->typed_ns >= PATIENCE_TYPED_NS;
+}
+
 static void on_count(lua_State *L, lua_Debug *ar)
 {
 	struct step *step = current;
-	uint64_t now, patience;
+	uint64_t now;
 
 	(void)ar;
 	if (!step)
@@ -107,8 +122,7 @@ static void on_count(lua_State *L, lua_Debug *ar)
 		lua_yield(L, 0);
 		return;
 	}
-	patience = !step->anywhere && is_typed(L) ? PATIENCE_TYPED_NS : PATIENCE_NS;
-	if (now - step->deadline_ns < patience) {
+	if (!is_too_long(L, step, now)) {
 		if (!step->overdue && count > COUNT_WAITING && lua_gethookcount(L) != COUNT_WAITING)
 			lua_sethook(L, on_count, LUA_MASKCOUNT, COUNT_WAITING);
 		return;
