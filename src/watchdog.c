@@ -86,7 +86,9 @@ static void end(const struct state_running *running)
 		_exit(70);
 	}
 	write_text(running->name);
-	write_text(": never came to its end while it was loaded (an endless loop?): nothing is started\n");
+	write_text(running->kind == STATE_RUNNING_FILE ? ": never came to its end while it was loaded (an "
+							 "endless loop?): nothing is started\n"
+						       : ": never returned (an endless loop?)\n");
 	_exit(1);
 }
 

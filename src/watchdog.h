@@ -28,15 +28,15 @@ enum {
 	WATCHDOG_BLOCKED_LIMIT_MS = 1200,
 	/* ... and where the kernel does not tell that time, by the wall clock. */
 	WATCHDOG_WALL_LIMIT_MS = 10000,
-	/* The same of a file that is loaded before anything runs (watchdog_guard()), by the CPU clock. */
+	/* The same while nothing runs yet (watchdog_guard()), by the CPU clock. */
 	WATCHDOG_GUARD_LIMIT_MS = 1500,
 	/* Scripts within scripts whose notes are kept. */
 	WATCHDOG_DEPTH_MAX = 16,
 };
 
-/* Until watchdog_start(): a file of the configuration that never comes to its end while it is loaded ends the
- * process with status 1 and the file's name on standard error. There is nothing yet that could go on. 0 or
- * -errno. */
+/* Until watchdog_start(): a file of the configuration that never comes to its end while it is loaded, or a
+ * script that is tried and never returns, ends the process with status 1 and its name on standard error.
+ * There is nothing yet that could go on. 0 or -errno. */
 FFI_EXPORT int watchdog_guard(void);
 
 /* Install the handler (SIGALRM). `running` is where the note is written: borrowed until

@@ -18,6 +18,8 @@ local function run(...)
 end
 
 describe("flowd-lua explain", function()
+  after_each(cleanup.all)
+
   it("explains a configuration that does not run", function()
     local result = run("tcp 2001:db8::1 1094 2001:db8::2 443 plugin=pipe")
     assert.equal(0, result.code)
@@ -32,6 +34,22 @@ describe("flowd-lua explain", function()
     assert.equal("unmapped", report.result.outcome)
     assert.equal("unknown", report.rules[1].conditions[1].actual)
   end)
+
+  for what, body in pairs({
+    ["in compiled code"] = "local x = 0 while true do x = x + 1 end",
+    ["in the interpreter"] = "while true do pcall(setmetatable, {}, {}) end",
+    ["in a string pattern"] = 'return ("a"):rep(40):find(("a*"):rep(40) .. "b") and drop',
+    ["in a call that it contains"] = "while true do pcall(function() while true do end end) end",
+  }) do
+    it("ends at a rule that never returns " .. what .. ", and names it", function()
+      local dir = temp.dir()
+      local conf = daemon.write_config(dir, {}, ('rule "first" (function() end),\nrule "spins" (function(flow) %s end),'):format(body))
+      local result = process.run({ daemon.binary(), "explain", "--conf", conf, "tcp ::1 1 ::1 2", seconds = 60 })
+      assert.equal(1, result.code)
+      assert.matches('^flowd%-lua: rule "spins" %(.*conf%.lua:%d+%): never returned %(an endless loop%?%)\n$', result.stderr)
+      assert.equal("", result.stdout)
+    end)
+  end
 
   it("refuses a text that is no flow, with status 2", function()
     local result = run("tcp 2001:db8::1 1094 2001:db8::2 port")

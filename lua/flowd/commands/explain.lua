@@ -56,7 +56,8 @@ changed, and how long it took; then where the flow would go. Nothing is sent, ma
 in flowd.state, the turns of maps and timers are afterwards as they were.
 
 The rules are those of the running daemon, as they are now, asked for through its console. When no daemon answers there, those
-in the files of the configuration are taken, and a line says so. With --conf it is the rules of that configuration, whatever runs.
+in the files of the configuration are taken, and a line says so. With --conf it is the rules of that configuration, whatever runs;
+a rule that never returns then ends the command, which names it, with status 1.
 
 start, ongoing or end may stand first. Keys are state, plugin, experiment, activity, application, time (UTC), start_time,
 bytes_sent and bytes_received. A value with blanks stands in double quotes; in names _ stands for a blank.]],
