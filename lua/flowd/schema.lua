@@ -117,6 +117,7 @@ function schema.validate(fields, value, context)
   for i, key in ipairs(context.keys or {}) do at.keys[i] = key end
   function at.fail(message, extra_key, missing)
     local keys = { unpack(at.keys) }
+    if at.is_default then message = "not given, and its default in the schema is wrong: " .. message end
     if extra_key ~= nil then keys[#keys + 1] = extra_key end
     at.errors[#at.errors + 1] = { path = schema.path_text(keys), keys = keys, message = message, missing = missing }
   end

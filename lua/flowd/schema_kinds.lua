@@ -46,6 +46,15 @@ function M.ordered(fields)
   return list
 end
 
+local function checked(field, value, at)
+  local completed = kinds[field.kind].check(field, value, at)
+  if completed ~= nil and field.check then
+    local message = field.check(completed)
+    if message then at.fail(message) end
+  end
+  return completed
+end
+
 --- The completed copy of `value` (nil: not given) for `field`.
 function M.complete(field, value, at)
   if value == nil then
@@ -53,16 +62,18 @@ function M.complete(field, value, at)
       at.fail(("this option is required: expected %s"):format(M.expects(field)), nil, true)
       return nil
     end
-    value = field.default
-    if value == nil and field.kind == "table" and not field.optional then value = {} end
-    if value == nil then return nil end
+    if field.default ~= nil then
+      -- What is wrong with it is not what somebody wrote as an option.
+      local before = at.is_default
+      at.is_default = true
+      local completed = checked(field, field.default, at)
+      at.is_default = before
+      return completed
+    end
+    if field.kind ~= "table" or field.optional then return nil end
+    value = {}
   end
-  local completed = kinds[field.kind].check(field, value, at)
-  if completed ~= nil and field.check then
-    local message = field.check(completed)
-    if message then at.fail(message) end
-  end
-  return completed
+  return checked(field, value, at)
 end
 
 -- Call fn for what stands at a key of a table.

@@ -131,6 +131,26 @@ describe("schema", function()
     assert.equal("expected true or false; got \"yes\"", refuse(schema.boolean(), "yes"))
   end)
 
+  it("tells a default that is wrong from an option that is", function()
+    local fields = { port = schema.port({ default = 0 }), other = schema.port({ default = 1 }),
+      t = schema.table({ fields = { name = schema.one_of({ "a", "b" }) }, default = { name = "c" } }),
+      u = schema.table({ fields = { x = schema.integer({ default = 1.5 }), y = schema.integer() } }) }
+    local function messages(value)
+      local list = {}
+      for _, e in ipairs(select(2, schema.validate(fields, value))) do list[#list + 1] = e.path .. ": " .. e.message end
+      table.sort(list)
+      return list
+    end
+    assert.same({
+      "other: expected a port from 1 to 65535; got 0",
+      "port: not given, and its default in the schema is wrong: expected a port from 1 to 65535; got 0",
+      't.name: not given, and its default in the schema is wrong: expected one of a, b; got "c"',
+      "u.x: not given, and its default in the schema is wrong: expected an integer; got 1.5",
+      "u.y: expected an integer; got true",
+    }, messages({ other = 0, u = { y = true } }))
+    assert.same({ "port: expected a port from 1 to 65535; got 0" }, messages({ port = 0, t = { name = "a" }, u = { x = 1 } }))
+  end)
+
   it("keeps a false that differs from the default", function()
     assert.is_false(accept(schema.boolean({ default = true }), false))
   end)
