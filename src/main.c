@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "handover.h"
 #include "lua_call.h"
@@ -31,12 +32,29 @@ static const char *find_lua_path(int argc, char **argv)
 	return NULL;
 }
 
+/*
+ * Scripts that call each other through functions of C without end are stopped by LuaJIT when their own stack
+ * is full: after some 7,000 calls of string.gsub, say, each of which takes 9 KiB of ours. Only what is really
+ * used is taken from the system, which leaves 128 MiB of addresses for it.
+ */
+static void allow_deep_calls(void)
+{
+	const rlim_t enough = 100 << 20;
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_STACK, &limit) != 0 || limit.rlim_cur >= enough)
+		return;
+	limit.rlim_cur = limit.rlim_max < enough ? limit.rlim_max : enough;
+	setrlimit(RLIMIT_STACK, &limit);
+}
+
 int main(int argc, char **argv)
 {
 	lua_State *L;
 	int status = EXIT_FAILURE;
 
 	handover_init(argv);
+	allow_deep_calls();
 	/* The one thread that there is beside us, marker_early.h, needs no memory apart. */
 	mallopt(M_ARENA_MAX, 1);
 	/* Large blocks stay mappings of their own, also when one was freed: of zeros no page is touched. */

@@ -14,8 +14,37 @@ local function line(port) return ("start tcp ::1 %d ::1 5000 atlas 1\n"):format(
 
 local odd = "setmetatable({}, { __tostring = function() %s end })"
 
+-- Calls without end, each of which stands on the C stack too.
+local through_c = {
+  { "string.gsub and a function", 'local function f() return (("x"):gsub("x", f)) end f()' },
+  { "string.gsub and a table", 'local t t = setmetatable({}, { __index = function() return (("x"):gsub("x", t)) end }) return t.x' },
+  { "string.format", 'local t t = setmetatable({}, { __tostring = function() return ("%s"):format(t) end }) return tostring(t)' },
+  { "table.sort", "local function f() table.sort({ 1, 2, 3 }, f) return true end f()" },
+  { "a comparison in table.sort", [[local mt = {} function mt.__lt() table.sort({ setmetatable({}, mt), setmetatable({}, mt) }) end
+      mt.__lt()]] },
+  { "table.foreach", "local function f() return table.foreach({ 1 }, f) end f()" },
+  { "pcall", "local function f() return 1 + select(2, pcall(f)) end f()" },
+  { "xpcall and its handler", "local function f() error('x') end local function h() return xpcall(f, h) end h() error('after') " },
+  { "tostring", "local t t = setmetatable({}, { __tostring = function() return tostring(t) end }) return tostring(t)" },
+}
+
 describe("hostile rules", function()
   after_each(cleanup.all)
+
+  for _, case in ipairs(through_c) do
+    it("that call themselves through " .. case[1] .. " end as an error, or as one that never returns", function()
+      local d = daemon.start({ rules = ('rule "hostile" (function(flow) if flow.src_port == 666 then %s end end), %s'):format(
+        case[2], innocent), log_level = "info" })
+      d:write(line(999) .. line(666) .. line(1000))
+      d:wait_for_counter("flowd_flows_open", 3, SECONDS)
+      assert.is_true(d:counter('flowd_rule_hits_total{rule="innocent"}') >= 3)
+      -- To leave thousands of calls of C takes about as long as may pass: it is either, also on one machine.
+      local ended = d:counter('flowd_rule_errors_total{rule="hostile"}') + d:counter('flowd_scripts_hung_total{kind="rule",name="hostile"}')
+      assert.equal(1, ended)
+      assert.is_truthy(d:log():find('rule "hostile" failed', 1, true) or d:log():find('rule "hostile" never returned', 1, true))
+      assert.same({ code = 0 }, d:stop())
+    end)
+  end
 
   -- What the log says of each.
   local raising = {
@@ -164,6 +193,19 @@ describe("a hostile plugin or backend", function()
       assert.matches("ended [01] open flows\n$", d:log())
     end)
   end
+
+  it("that calls itself through C without end gets an error, or is stopped", function()
+    for _, case in ipairs(through_c) do
+      local d = start("plugin", ("function m:start(ctx) ctx:after(0.05, function() local function f() %s end f() end) end"):format(case[2]))
+      process.wait_for(case[1], SECONDS, function()
+        return d:log():find("hostile: a callback raised", 1, true) or d:log():find("'hostile' never returned", 1, true)
+      end)
+      d:write(line(1000))
+      d:wait_for_counter('flowd_rule_hits_total{rule="innocent"}', 1, SECONDS)
+      assert.same({ code = 0 }, d:stop())
+      cleanup.all()
+    end
+  end)
 
   it("whose file never ends, or what it returns, keeps the first start from happening and is named; a reload is refused", function()
     local dir = temp.dir()
