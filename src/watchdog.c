@@ -21,11 +21,10 @@ static struct {
 	volatile sig_atomic_t armed;
 	volatile sig_atomic_t guarding; /* watchdog_guard() */
 	volatile uint64_t seen_heartbeat;
-	volatile uint64_t seen_wall_ns;
-	volatile uint64_t seen_cpu_ns;
-	volatile uint64_t seen_queued_ns;
-	volatile uint64_t ticked_ns;
-	volatile uint64_t ticked_memory;
+	/* What the clocks said at the last tick, ... */
+	volatile uint64_t wall_ns, cpu_ns, queued_ns, memory;
+	/* ... and the time since the heartbeat moved: in all, on a CPU, asleep. */
+	volatile uint64_t passed_ns, ran_ns, slept_ns;
 	uint32_t depth;
 } dog;
 
@@ -105,19 +104,37 @@ void watchdog_replace(uint32_t reason)
 	end(running);
 }
 
-static bool is_hung(uint64_t wall, uint64_t cpu, uint64_t queued)
+static uint64_t at_most(uint64_t ns, uint64_t most)
 {
-	uint64_t ran_ms = (cpu - dog.seen_cpu_ns) / 1000000, wall_ms = (wall - dog.seen_wall_ns) / 1000000;
-	uint64_t queued_ms = (queued - dog.seen_queued_ns) / 1000000;
-	uint64_t limit_ms = dog.guarding ? WATCHDOG_GUARD_LIMIT_MS : WATCHDOG_CPU_LIMIT_MS;
-	uint64_t before = dog.ticked_memory;
+	return ns < most ? ns : most;
+}
 
-	dog.ticked_memory = heap_used_by_all();
+/*
+ * Add what has passed since the last tick, as far as ticks come in time. One that is late tells that the
+ * whole process, or the virtual machine with it, was stopped; of that nobody is to blame, and the CPU clock
+ * of some machines counts it.
+ */
+static void count_time(uint64_t wall, uint64_t cpu, uint64_t queued)
+{
+	const uint64_t most = WATCHDOG_TICK_MOST_MS * 1000000ULL;
+	uint64_t passed = at_most(wall - dog.wall_ns, most), ran = at_most(cpu - dog.cpu_ns, most);
+	uint64_t busy = ran + (queued - dog.queued_ns);
+
+	dog.passed_ns += passed;
+	dog.ran_ns += ran;
+	dog.slept_ns += passed > busy ? passed - busy : 0;
+}
+
+static bool is_hung(bool queued_known, uint64_t memory_before)
+{
+	uint64_t limit_ms = dog.guarding ? WATCHDOG_GUARD_LIMIT_MS : WATCHDOG_CPU_LIMIT_MS;
+	uint64_t ran_ms = dog.ran_ns / 1000000;
+
 	if (ran_ms >= limit_ms)
-		return ran_ms >= 2 * limit_ms || dog.ticked_memory < before + WATCHDOG_GROWTH;
-	if (queued == 0)
-		return wall_ms >= WATCHDOG_WALL_LIMIT_MS;
-	return wall_ms >= ran_ms + queued_ms + WATCHDOG_BLOCKED_LIMIT_MS;
+		return ran_ms >= 2 * limit_ms || dog.memory < memory_before + WATCHDOG_GROWTH;
+	if (!queued_known)
+		return dog.passed_ns / 1000000 >= WATCHDOG_WALL_LIMIT_MS;
+	return dog.slept_ns / 1000000 >= WATCHDOG_BLOCKED_LIMIT_MS;
 }
 
 /* Async-signal-safe: clock_gettime, open, read, close, setitimer, write, execve. */
@@ -125,7 +142,7 @@ static void on_tick(int signal_number)
 {
 	struct state_running *running = dog.running;
 	int saved_errno = errno;
-	uint64_t wall, cpu, queued;
+	uint64_t wall, cpu, queued, memory = dog.memory;
 
 	(void)signal_number;
 	if (!running || running->kind == STATE_RUNNING_NOTHING) {
@@ -135,18 +152,18 @@ static void on_tick(int signal_number)
 	wall = clock_monotonic_ns();
 	cpu = cpu_ns();
 	queued = queued_ns();
-	/* No tick for long: the whole process was stopped, which is not the script's fault. */
-	if (wall - dog.ticked_ns > 4 * WATCHDOG_TICK_MS * 1000000ULL)
-		dog.seen_wall_ns += wall - dog.ticked_ns;
-	dog.ticked_ns = wall;
+	dog.memory = heap_used_by_all();
 	if (running->heartbeat != dog.seen_heartbeat) {
 		dog.seen_heartbeat = running->heartbeat;
-		dog.seen_wall_ns = wall;
-		dog.seen_cpu_ns = cpu;
-		dog.seen_queued_ns = queued;
-	} else if (is_hung(wall, cpu, queued)) {
-		watchdog_replace(STATE_REASON_HANG);
+		dog.passed_ns = dog.ran_ns = dog.slept_ns = 0;
+	} else {
+		count_time(wall, cpu, queued);
+		if (is_hung(queued != 0, memory))
+			watchdog_replace(STATE_REASON_HANG);
 	}
+	dog.wall_ns = wall;
+	dog.cpu_ns = cpu;
+	dog.queued_ns = queued;
 	set_timer(WATCHDOG_TICK_MS);
 	errno = saved_errno;
 }
@@ -212,7 +229,6 @@ uint32_t watchdog_enter(uint32_t kind, uint32_t number, const char *name)
 	running->kind = kind;
 	if (!dog.armed) {
 		dog.armed = 1;
-		dog.ticked_ns = clock_monotonic_ns();
 		set_timer(WATCHDOG_TICK_MS);
 	}
 	return mark;

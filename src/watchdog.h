@@ -18,6 +18,8 @@
 
 enum {
 	WATCHDOG_TICK_MS = 100,
+	/* So much is counted of the time between two ticks, however late the second one is. */
+	WATCHDOG_TICK_MOST_MS = 150,
 	/* Hung: no progress for this long by the CPU clock (a loop), ... */
 	WATCHDOG_CPU_LIMIT_MS = 600,
 	/* ... twice that long while it takes so many octets more of memory in each tick (that ends with an

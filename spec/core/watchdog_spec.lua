@@ -80,6 +80,31 @@ describe("the watchdog", function()
       api.watchdog_leave(0)]]))
   end)
 
+  it("does not take it for a hang when ticks are late: then the machine stood still, whatever the CPU clock says", function()
+    -- As a virtual machine that gets no CPU: the CPU clock goes on, and one tick comes at the end.
+    local stand_still = [[
+      ffi.cdef("int sigprocmask(int, const uint64_t *, uint64_t *);")
+      local SIG_BLOCK, SIG_UNBLOCK = 0, 1
+      local alarm = ffi.new("uint64_t[16]", bit.lshift(1ULL, 14 - 1))
+      local function burn(seconds)
+        local ends = os.clock() + seconds
+        while os.clock() < ends do end
+      end
+      api.watchdog_enter(1, 3, "stolen from")
+      burn(0.25) -- a tick has seen it
+      for _ = 1, %d do
+        ffi.C.sigprocmask(SIG_BLOCK, alarm, nil)
+        burn(0.5)
+        ffi.C.sigprocmask(SIG_UNBLOCK, alarm, nil)
+      end
+      %s
+      api.watchdog_leave(0)]]
+    assert.equal("returned\t0\n", run(stand_still:format(2, "")))
+    -- It is found all the same, when it goes on for ever.
+    assert.matches("^replaced\t1\t3\t", run(stand_still:format(2, "while true do end")))
+    assert.matches("^replaced\t1\t3\t", run(stand_still:format(1000, "")))
+  end)
+
   it("knows the script that waits for another, also when that one raised", function()
     assert.equal("replaced\t2\t5\touter\t1\n", run([[
       api.watchdog_enter(2, 5, "outer")
