@@ -258,6 +258,9 @@ const char *line_editor_read(struct line_editor *e, const char *prompt, int *out
 
 	snprintf(e->prompt, sizeof(e->prompt), "%s", prompt);
 	e->interrupted = false;
+	/* Before the prompt is there, not behind it: what is typed in between would be the terminal's to
+	 * handle. */
+	libedit.el_set(e->edit, EL_PREP_TERM, 1);
 	text = libedit.el_gets(e->edit, &length);
 	*outcome = LINE_EDITOR_END;
 	if (e->interrupted) {

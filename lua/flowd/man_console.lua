@@ -54,7 +54,7 @@ At a terminal an unfinished line goes on on the next one. The Tab key completes 
 experiments, rules, plugins and backends, and fields: of tables, and of what a command that only asks returns, as in
 flow(1). or flows{limit=1}[1]. (it is asked then; nothing else is ever run to complete a line). The history has what was
 entered, several lines that belong together as one; Ctrl-R searches it. Ctrl-C gives a line up, or interrupts what runs and
-tells where it was. Ctrl-D leaves.
+tells where it was. Ctrl-D leaves, as do the words exit and quit.
 ~/.editrc can bind other keys, see editrc(5).]])
   page:macro("Sh WHO MAY")
   page:text([[Root, the user that the daemon runs as, and the members of the group that the option console.group names. Members of

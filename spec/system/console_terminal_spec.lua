@@ -38,6 +38,11 @@ describe("the console at a terminal", function()
     t:expect("flowd> ")
     t:type(CTRL_D)
     assert.equal(0, t:wait().code)
+    for _, word in ipairs({ "quit", " exit " }) do
+      t = console(d, home)
+      t:type(word .. ENTER)
+      assert.equal(0, t:wait().code)
+    end
   end)
 
   it("goes on when a chunk is unfinished, and gives it up on Ctrl-C", function()
@@ -65,6 +70,12 @@ describe("the console at a terminal", function()
     t:expect("attempt to index local 'x'")
     t:expect("in function 'broken'")
     t:expect("flowd> ")
+    for code, message in pairs({ ["1 + )"] = "near ')'", ["x = = 1"] = "near '='", ["end"] = "near 'end'" }) do
+      t:type(code .. ENTER)
+      t:expect("console:1: ")
+      t:expect(message)
+      t:expect("flowd> ")
+    end
   end)
 
   it("keeps control characters of what it shows from the terminal", function()

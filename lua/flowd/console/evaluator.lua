@@ -133,8 +133,10 @@ local function compile(code, env)
   local message
   chunk, message = load(code, "=console", "t", env)
   if chunk then return chunk end
-  -- The one that got to the end tells what is missing there.
-  if as_expression:find("near '<eof>'", 1, true) then message = as_expression end
+  -- The one that got further tells what is wrong: to the end, or past the first word, with which no statement begins.
+  local near = message:match(" near '(.-)'$")
+  local first = near and code:find("%S")
+  if as_expression:find("near '<eof>'", 1, true) or first and code:sub(first, first + #near - 1) == near then message = as_expression end
   return nil, message, message:find("near '<eof>'", 1, true) ~= nil
 end
 

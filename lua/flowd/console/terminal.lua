@@ -77,6 +77,9 @@ end
 
 local function blank(text) return not text:find("%S") end
 
+-- What people type who do not know how to leave.
+local function leaves(text) return text:find("^%s*quit%s*$") or text:find("^%s*exit%s*$") end
+
 function Terminal:edit()
   local outcome = ffi.new("int[1]")
   local chunk
@@ -87,6 +90,7 @@ function Terminal:edit()
       chunk = nil
     else
       line = ffi.string(line)
+      if not chunk and leaves(line) then return end
       -- A chunk is one entry, from its first line on: it may never end.
       if chunk or not blank(line) then api.line_editor_remember(self.editor, line, chunk ~= nil) end
       chunk = chunk and chunk .. "\n" .. line or line
