@@ -63,6 +63,9 @@ describe("the console", function()
     assert.same({ 0, '{"a":[1,2],"b":"x\\n","c":null}\n', "note\n" }, { r.code, r.stdout, r.stderr })
     assert.equal('[1,null,"x"]\n', eval(d, 'return 1, nil, "x"', "--json").stdout)
     assert.equal('[]\n', eval(d, "local a = 1", "--json").stdout)
+    -- What has entries of both kinds loses none.
+    assert.equal('{"1":2,"n":3}\n', eval(d, "{ 2, n = 3 }", "--json").stdout)
+    assert.equal('[{"1":1,"3":3},[1,2,3],{}]\n', eval(d, "{ { [1] = 1, [3] = 3 }, { 1, 2, 3 }, {} }", "--json").stdout)
   end)
 
   it("is as privileged as the policy and no more", function()

@@ -252,6 +252,14 @@ local function encode_list(value, write, above)
   write("]")
 end
 
+-- Has it entries from 1 on, and nothing else? Not those that are none: they are objects.
+local function is_list(value)
+  local count, entries = #value, 0
+  if count == 0 then return false end
+  for _ in next, value do entries = entries + 1 end
+  return entries == count
+end
+
 local function encode_object(value, write, above, keys)
   local first = true
   for _, key in ipairs(keys or (sorted_keys(value, math.huge))) do
@@ -283,7 +291,7 @@ function encode(value, write, above)
     if text then return encode_string(text, write) end
     if above[value] then error("a table that contains itself cannot be written as JSON", 0) end
     above[value] = true
-    if #value > 0 or (view and view.rows) then
+    if view and view.rows or is_list(value) then
       encode_list(value, write, above)
     else
       encode_object(value, write, above, view and view.keys)
