@@ -42,16 +42,17 @@ struct {
  * marked flow is passed on after a look at it, and not even counted: that would add half to its cost. A bit
  * is set before the flow's mark is there and cleared after it is gone. */
 __u8 local_ports[65536 / 8];
-__u64 seed;	/* of the hash */
+__s64 factor;	/* of the hash */
 __u64 deadline; /* of the lease, in jiffies */
 __u64 jiffies;	/* for the daemon: when it last asked */
 
-/* The daemon's alone; here it outlives the daemon. Of which experiment << 6 | activity each class
- * is, and how many packets and octets of each number it has brought to account. */
-__u16 classes[MARKER_COUNTS];
-__u64 counted[2 * MARKER_COUNTS];
+/* The daemon's alone; here it outlives the daemon: marker_count.c. */
+__u16 classes[MARKER_CLASSES];	   /* of which experiment << 6 | activity each is */
+__u64 moved[2 * MARKER_CLASSES];   /* packets and octets of flows that are not in the table any more */
+__u64 counted[2 * MARKER_CLASSES]; /* those that were brought to account */
+__u64 counted_kinds[MARKER_KINDS];
 
-const volatile __u32 entry_mask;      /* entries - 1 */
+const volatile __u32 entry_bits;      /* of an entry's number */
 const volatile __u32 entries_from;    /* number of the element that is entry 0 */
 const volatile bool headers_pointers; /* headers.h */
 
@@ -66,21 +67,11 @@ static __always_inline void *element(void *array, __u32 index)
 
 /* -- counters ------------------------------------------------------------------------- */
 
-static __always_inline struct marker_cpu *cpu_flat(void)
-{
-	return kernel_cpus() + kernel_cpu_within(bpf_get_smp_processor_id());
-}
-
-static __always_inline struct marker_cpu *this_cpu(bool flat)
-{
-	return flat || kernel_cpus_flat() ? cpu_flat() : element(&cpus, bpf_get_smp_processor_id());
-}
-
 /* Without CAP_PERFMON the verifier takes no index that is a constant on some ways and none on others:
  * it forgets what it knows of one that comes from a map. */
 static __always_inline __u32 unknown(struct marker_cpu *cpu, __u32 value)
 {
-	volatile __u64 *spare = &cpu->count[MARKER_CLASS_FIRST - 1].octets;
+	volatile __u64 *spare = &cpu->packets[MARKER_KINDS - 1];
 
 	if (headers_pointers)
 		return value;
@@ -94,12 +85,13 @@ static __always_inline int count(__u32 kind)
 	struct marker_cpu *cpu;
 
 	if (kernel_cpus_flat()) {
-		cpu_flat()->count[kind].packets++;
+		cpu = kernel_cpus() + kernel_cpu_within(bpf_get_smp_processor_id());
+		cpu->packets[kind]++;
 		return TC_ACT_UNSPEC;
 	}
-	cpu = this_cpu(false);
+	cpu = element(&cpus, bpf_get_smp_processor_id());
 	if (cpu)
-		cpu->count[unknown(cpu, kind) & (MARKER_COUNTS - 1)].packets++;
+		cpu->packets[unknown(cpu, kind) & (MARKER_KINDS - 1)]++;
 	return TC_ACT_UNSPEC;
 }
 
@@ -107,12 +99,10 @@ static __always_inline int count(__u32 kind)
 
 /* What a packet is found by, and what it is changed with. */
 struct packet {
-	const struct headers_addresses *at;
-	__u32 ports;
-	__u32 udp; /* MARKER_WORD_UDP or 0 */
+	struct headers_fixed *ip; /* at octet `network`; or a copy of it */
+	__u64 key;		  /* as an entry's: ports and protocol */
 	__u32 network;
-	__u32 word; /* the first of its IPv6 header, at octet `network` */
-	bool flat;  /* for a program that is there only where all tables are: else it is asked */
+	__u32 protocol;
 };
 
 /* `port` as it is in the packet. */
@@ -121,10 +111,36 @@ static __always_inline bool port_has_flow(__u16 port)
 	return local_ports[port / 8] >> (port % 8) & 1;
 }
 
-/* Of protocols 6 and 17: MARKER_WORD_UDP or 0. */
-static __always_inline __u32 word_udp(__u32 protocol)
+/* Of protocols 6 and 17. */
+static __always_inline __u64 packet_key(const struct headers_ports *ports, __u32 protocol)
 {
-	return (protocol & 0x10) * (MARKER_WORD_UDP / 0x10);
+	return *(const __u32 *)ports | (__u64)(protocol & 0x10) << (MARKER_KEY_UDP - 4);
+}
+
+static __always_inline struct packet packet_of(const struct headers_plain *plain, __u32 network)
+{
+	return (struct packet){
+		.ip = (struct headers_fixed *)&plain->fixed,
+		.key = packet_key(&plain->ports, plain->fixed.ip.next),
+		.network = network,
+		.protocol = plain->fixed.ip.next,
+	};
+}
+
+/* Bits of a number, by shifts that the compiler does not turn into a mask of ten octets. */
+static __always_inline __u64 high_bits(__u64 value, __u32 from)
+{
+	asm volatile("" : "+r"(value)); /* here, not before what leads here */
+	value >>= from;
+	asm volatile("" : "+r"(value));
+	return value << from;
+}
+
+static __always_inline __u64 low_bits(__u64 value, __u32 count)
+{
+	value <<= 64 - count;
+	asm volatile("" : "+r"(value));
+	return value;
 }
 
 /* What is read through the result is read after `value`, also by a processor that reads in any order: it
@@ -138,36 +154,37 @@ static __always_inline const volatile struct marker_entry *after(const struct ma
 	return (const volatile void *)entry + value;
 }
 
-/* Not 0: not the packet's key. */
-static __always_inline __u64 key_differs(const volatile struct marker_entry *e, const struct packet *p)
+/* Is this entry the packet's flow's? One that changes meanwhile is not. *key: the entry's. */
+static __always_inline bool entry_is(struct marker_entry *entry, const struct packet *p, __u64 *key)
 {
-	return (e->ports ^ p->ports) | (e->src[0] ^ p->at->src[0]) | (e->src[1] ^ p->at->src[1]) |
-	       (e->dst[0] ^ p->at->dst[0]) | (e->dst[1] ^ p->at->dst[1]);
+	__u64 seen = *(volatile __u64 *)&entry->key, differ;
+	const volatile struct marker_entry *e = after(entry, seen);
+
+	*key = seen;
+	/* Nearly every other flow has other ports. */
+	if (low_bits(seen ^ p->key, MARKER_KEY_BITS))
+		return false;
+	differ = (e->src[0] ^ p->ip->addresses.src[0]) | (e->src[1] ^ p->ip->addresses.src[1]) |
+		 (e->dst[0] ^ p->ip->addresses.dst[0]) | (e->dst[1] ^ p->ip->addresses.dst[1]);
+	return !(differ | (after(entry, differ)->key ^ seen) >> MARKER_KEY_GENERATION);
 }
 
-/* Is this entry the packet's flow's? One that changes meanwhile is not. *word: the entry's. */
-static __always_inline bool entry_is(struct marker_entry *entry, const struct packet *p, __u32 *word)
-{
-	__u32 seen = *(volatile __u32 *)&entry->word, again;
-	const volatile struct marker_entry *e = after(entry, seen);
-	__u64 differ;
+/*
+ * `flat` from here on: known to be so, for what is there only where all tables are; else it is asked.
+ */
 
-	*word = seen;
-	/* Nearly every other flow has other ones. A branch keeps no order. */
-	if (!ANY_ORDER && e->ports != p->ports)
-		return false;
-	differ = key_differs(e, p);
-	again = after(entry, differ)->word;
-	*word = again;
-	/* Its generation and protocol. */
-	seen = (seen >> MARKER_GENERATION_SHIFT << MARKER_GENERATION_SHIFT | p->udp) ^ again;
-	return !(differ | seen >> (MARKER_GENERATION_SHIFT - 1)) && again & MARKER_WORD_LABEL;
+/* `flat` from here on: known to be so, for what is there only where all tables are; else it is asked. */
+
+/* The number of a flow's own entry. */
+static __always_inline __u64 own_at(__u64 hash, bool flat)
+{
+	return flat || kernel_flows_flat() ? kernel_entry_own(hash) : hash >> (64 - entry_bits);
 }
 
 /* A number of an entry, whatever it was. */
 static __always_inline __u64 within(__u64 at, bool flat)
 {
-	return flat || kernel_flows_flat() ? kernel_entry_within(at) : at & entry_mask;
+	return flat || kernel_flows_flat() ? kernel_entry_within(at) : at & ((1ULL << entry_bits) - 1);
 }
 
 /* Of an entry that is within. */
@@ -176,13 +193,13 @@ static __always_inline struct marker_entry *entry_at(__u64 at, bool flat)
 	return flat || kernel_flows_flat() ? kernel_entries() + at : element(&flows, entries_from + at);
 }
 
-static __always_inline struct marker_rest *rest_at(__u64 at, bool flat)
+static __always_inline struct marker_rest *rest_of(const struct marker_entry *entry, __u64 at, bool flat)
 {
 	struct marker_rest *rest;
 
 	if (flat || kernel_flows_flat())
-		return kernel_rests() + at;
-	rest = element(&flows, entries_from + entry_mask + 1 + at / 4);
+		return kernel_rests() + kernel_entry_within(entry - kernel_entries());
+	rest = element(&flows, entries_from + (1U << entry_bits) + at / 4);
 	if (!rest)
 		return NULL;
 	asm volatile("" : "+r"(rest)); /* the verifier wants it to be asked before anything is added */
@@ -203,66 +220,48 @@ static __always_inline __u64 *tags_of(__u64 bucket, bool flat)
 	return tags + bucket % 8;
 }
 
-/* An entry, where it is, and its word as it was found. (No gaps: without CAP_PERFMON none may be copied.) */
+/* An entry, where it is, and its key as it was found. */
 struct found {
 	struct marker_entry *entry;
 	__u64 at;
-	__u32 word;
-	__u32 spare;
+	__u64 key;
 };
 
 /* Is the packet's flow among those with this tag in a bucket? */
-static __always_inline bool find_tagged(__u64 bucket, __u32 tag, const struct packet *p, struct found *f)
+static __always_inline bool find_tagged(__u64 bucket, __u32 tag, const struct packet *p, struct found *f,
+					bool flat)
 {
-	__u64 *tags = tags_of(bucket, p->flat), match;
+	__u64 *tags = tags_of(bucket, flat), match;
 
 	if (!tags)
 		return false;
 	match = marker_tags_match(*tags, tag);
 	_Static_assert(MARKER_TAG_SHARED == 3, "so many are looked at");
 	for (int i = 0; i < MARKER_TAG_SHARED && match; i++) {
-		f->at = within(bucket * MARKER_BUCKET + marker_tags_first(match), p->flat);
-		f->entry = entry_at(f->at, p->flat);
-		if (f->entry && entry_is(f->entry, p, &f->word))
+		f->at = within(bucket * MARKER_BUCKET + marker_tags_first(match), flat);
+		f->entry = entry_at(f->at, flat);
+		if (f->entry && entry_is(f->entry, p, &f->key))
 			return true;
 		match &= match - 1;
 	}
 	return false;
 }
 
-/* The entry of a flow that is not in its own one; NULL: there is none. Not inlined: the registers are for
- * what is done for every packet. */
-static __attribute__((noinline)) struct marker_entry *find_elsewhere(__u64 hash, const struct packet *p,
-								     struct found *f)
+static __always_inline __u64 packet_hash(const struct packet *p, bool flat)
 {
-	__u64 own = within(hash, p->flat), other = within(hash >> (MARKER_OTHER_SHIFT - 3), p->flat);
+	const struct headers_addresses *at = &p->ip->addresses;
+	__u64 product = flat || kernel_flows_flat() ? kernel_times_factor(at->dst[1]) : at->dst[1] * factor;
 
-	/* marker_bucket_other(), within the table */
-	if (find_tagged(own / MARKER_BUCKET, marker_tag(hash), p, f) ||
-	    find_tagged(other / MARKER_BUCKET, marker_tag(hash), p, f))
-		return f->entry;
-	return NULL;
+	return marker_hash(product, at->src, at->dst, p->key);
 }
 
-/* The entry of the packet's flow; NULL: there is none. */
-static __always_inline struct found find(const struct packet *p)
+/* The entry of a flow that is not in its own one. */
+static __always_inline bool find_elsewhere(__u64 hash, const struct packet *p, struct found *f, bool flat)
 {
-	__u64 hash = marker_hash(p->at->src, p->at->dst, p->ports, p->udp, seed);
-	struct found own = {.at = within(hash, p->flat)};
+	__u64 own = own_at(hash, flat), other = within(marker_bucket_other(hash) * MARKER_BUCKET, flat);
 
-	own.entry = entry_at(own.at, p->flat);
-	if (!own.entry || likely(entry_is(own.entry, p, &own.word)))
-		return own;
-	if (unlikely(own.word & MARKER_WORD_ELSEWHERE)) {
-		/* What a function is told lies in memory: only here. */
-		struct packet copy = *p;
-		struct found other = {};
-
-		other.entry = find_elsewhere(hash, &copy, &other);
-		return other;
-	}
-	own.entry = NULL;
-	return own;
+	return find_tagged(own / MARKER_BUCKET, marker_tag(hash), p, f, flat) ||
+	       find_tagged(other / MARKER_BUCKET, marker_tag(hash), p, f, flat);
 }
 
 #endif

@@ -51,10 +51,14 @@ struct headers_ports {
 	__u16 destination;
 };
 
-/* What nearly all packets begin with: no tags, no extension headers. */
-struct headers_plain {
+struct headers_fixed {
 	struct headers_ipv6 ip;
 	struct headers_addresses addresses;
+};
+
+/* What nearly all packets begin with: no tags, no extension headers. */
+struct headers_plain {
+	struct headers_fixed fixed;
 	struct headers_ports ports;
 };
 
@@ -125,10 +129,13 @@ static __always_inline bool headers_find_plain(struct __sk_buff *skb, __u32 link
 
 	if ((const void *)(&plain->ports + 1) > (const void *)(long)skb->data_end)
 		return false;
-	if (link == HEADERS_ETHERNET && *((const __u16 *)plain - 1) != bpf_htons(0x86DD))
+	/* The type of the frame and the version of IP, in one look. */
+	if (link == HEADERS_ETHERNET &&
+	    (*(const __u32 *)((const __u8 *)plain - 2) & bpf_htonl(0xFFFFF000)) != bpf_htonl(0x86DD6000))
 		return false;
-	if ((*(const __u8 *)plain & 0xF0) != 0x60 ||
-	    (plain->ip.next != FLOW_TCP && plain->ip.next != FLOW_UDP))
+	if (link != HEADERS_ETHERNET && (*(const __u8 *)plain & 0xF0) != 0x60)
+		return false;
+	if (plain->fixed.ip.next != FLOW_TCP && plain->fixed.ip.next != FLOW_UDP)
 		return false;
 	*found = plain;
 	return true;
@@ -139,6 +146,13 @@ static __always_inline bool headers_find_plain(struct __sk_buff *skb, __u32 link
 static __always_inline bool headers_has_ports(__u32 before, __u16 payload_length)
 {
 	return payload_length == 0 || before + sizeof(struct headers_ports) <= bpf_ntohs(payload_length);
+}
+
+/* The same, of what is right behind the IPv6 header: nearly all is answered by a look at some bits. */
+static __always_inline bool headers_plain_has_ports(const struct headers_plain *plain)
+{
+	return plain->fixed.ip.payload_length & bpf_htons(0x10000 - sizeof(struct headers_ports)) ||
+	       headers_has_ports(0, *(const volatile __u16 *)&plain->fixed.ip.payload_length);
 }
 
 /* Octets of an extension header, or 0 when `protocol` is none that is walked. */

@@ -24,50 +24,65 @@ static __always_inline bool kernel_known(void)
 
 /* -- fields ----------------------------------------------------------------------------- */
 
-struct kernel_skb;
-struct kernel_sock;
+/*
+ * bpf_cast_to_kern_ctx() makes the sk_buff of a program's context. The call costs nothing, but is one for the
+ * compiler. No register outlives it (r7 to r9): the program would have to save those first, for every packet.
+ */
+#define KERNEL_CALL_CLOBBERS "r2", "r3", "r4", "r5", "r7", "r8", "r9"
 
-/* The sk_buff behind a program's context: bpf_cast_to_kern_ctx(). */
-static __always_inline struct kernel_skb *kernel_skb(struct __sk_buff *skb)
+/* Not 0: somebody else has the packet too, and it must not be written to. */
+static __always_inline __u64 kernel_cloned(struct __sk_buff *skb)
 {
-	struct kernel_skb *kernel;
+	register __u64 cloned asm("r0");
 
 	asm volatile("r1 = %1\n"
 		     "call %2\n"
-		     "%0 = r0"
-		     : "=r"(kernel)
-		     : "r"(skb), "i"(MARKER_KERNEL_CAST)
-		     : "r0", "r1", "r2", "r3", "r4", "r5");
-	return kernel;
-}
-
-/* The socket that sends it, or NULL. */
-static __always_inline struct kernel_sock *kernel_skb_socket(struct kernel_skb *skb)
-{
-	struct kernel_sock *socket;
-
-	asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(socket) : "r"(skb), "i"(MARKER_KERNEL_SOCKET));
-	return socket;
-}
-
-static __always_inline bool kernel_skb_cloned(struct kernel_skb *skb)
-{
-	__u64 cloned;
-
-	asm volatile("%0 = *(u8 *)(%1 + %2)\n"
-		     "%0 &= %2"
+		     "r0 = *(u8 *)(r0 + %3)\n"
+		     "r0 &= %3"
 		     : "=r"(cloned)
-		     : "r"(skb), "i"(MARKER_KERNEL_CLONED));
+		     : "r"(skb), "i"(MARKER_KERNEL_CAST), "i"(MARKER_KERNEL_CLONED)
+		     : "r1", KERNEL_CALL_CLOBBERS);
 	return cloned;
 }
 
-/* 0: it has none yet. */
-static __always_inline __u64 kernel_sock_cookie(struct kernel_sock *socket)
+/* The same; and the cookie of the socket that sends it. 0: it has none yet, or there is no socket. */
+static __always_inline __u64 kernel_cookie(struct __sk_buff *skb, __u64 *is_cloned)
 {
-	__u64 cookie;
+	register __u64 cookie asm("r0");
+	register __u64 cloned asm("r1");
 
-	asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(cookie) : "r"(socket), "i"(MARKER_KERNEL_COOKIE));
+	asm volatile("r1 = %2\n"
+		     "call %3\n"
+		     "r1 = *(u8 *)(r0 + %4)\n"
+		     "r1 &= %4\n"
+		     "r0 = *(u64 *)(r0 + %5)\n"
+		     "if r0 == 0 goto 1f\n"
+		     "r0 = *(u64 *)(r0 + %6)\n"
+		     "1:"
+		     : "=r"(cookie), "=r"(cloned)
+		     : "r"(skb), "i"(MARKER_KERNEL_CAST), "i"(MARKER_KERNEL_CLONED),
+		       "i"(MARKER_KERNEL_SOCKET), "i"(MARKER_KERNEL_COOKIE)
+		     : KERNEL_CALL_CLOBBERS);
+	*is_cloned = cloned;
 	return cookie;
+}
+
+/* 0: no socket sends it. */
+static __always_inline __u64 kernel_has_socket(struct __sk_buff *skb)
+{
+	register __u64 has asm("r0");
+
+	asm volatile("r1 = %1\n"
+		     "call %2\n"
+		     "r1 = *(u64 *)(r0 + %3)\n"
+		     "r0 = 0\n"
+		     "if r1 == 0 goto 1f\n"
+		     "r0 = 1\n"
+		     "1:"
+		     : "=r"(has)
+		     : "r"(skb), "i"(MARKER_KERNEL_CAST), "i"(MARKER_KERNEL_SOCKET)
+		     : "r1", KERNEL_CALL_CLOBBERS);
+	return has;
 }
 
 /* -- tables that are one element each -------------------------------------------------- */
@@ -133,6 +148,20 @@ static __always_inline struct marker_rest *kernel_rests(void)
 
 	asm volatile("%0 = %1 ll" : "=r"(first) : "i"(MARKER_KERNEL_RESTS));
 	return kernel_there(first);
+}
+
+/* By the factor of this table. */
+static __always_inline __u64 kernel_times_factor(__u64 number)
+{
+	asm volatile("%0 *= %1" : "+r"(number) : "i"(MARKER_KERNEL_FACTOR));
+	return number;
+}
+
+/* The high bits of a hash. */
+static __always_inline __u64 kernel_entry_own(__u64 hash)
+{
+	asm volatile("%0 >>= %1" : "+r"(hash) : "i"(MARKER_KERNEL_ENTRY_SHIFT));
+	return hash;
 }
 
 static __always_inline __u64 kernel_entry_within(__u64 number)

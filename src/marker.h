@@ -121,7 +121,7 @@ FFI_EXPORT void marker_counts(const struct marker *m, struct marker_counts *out)
 
 /* What was marked of an experiment's activity. */
 struct marker_class {
-	uint16_t experiment; /* 0: flows of those beyond the first 1,008 pairs */
+	uint16_t experiment; /* 0: flows of those beyond the first 1,023 pairs */
 	uint16_t activity;
 	uint32_t spare;
 	uint64_t packets; /* on the wire */
@@ -129,6 +129,10 @@ struct marker_class {
 };
 
 enum { MARKER_CLASSES_MAX = 1024 };
+
+/* Look at the next part of the table for what its flows have counted. True: that was all of it, and
+ * marker_account knows. A part takes less than a millisecond. */
+FFI_EXPORT bool marker_look(struct marker *m);
 
 /*
  * As marker_counts, but `packets` are only those that this was not asked about before, by whatever

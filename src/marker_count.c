@@ -13,19 +13,15 @@ _Static_assert(sizeof(((struct marker_counts *)0)->packets) == MARKER_PACKET_KIN
 	       "a counter for every enum marker_packet");
 _Static_assert(sizeof(((struct marker_counts *)0)->refused) == MARKER_REFUSALS * sizeof(uint64_t),
 	       "a counter for every enum marker_refusal");
-_Static_assert((int)MARKER_PACKET_KINDS <= (int)MARKER_CLASS_FIRST, "classes come behind them");
-_Static_assert((int)MARKER_CLASSES_MAX >= (int)MARKER_COUNTS - MARKER_CLASS_FIRST + 1, "room for all");
+_Static_assert((int)MARKER_PACKET_KINDS < (int)MARKER_KINDS, "room for all, and the programs' own");
+_Static_assert((int)MARKER_CLASSES_MAX >= (int)MARKER_CLASSES, "room for all");
 
-static struct marker_count sum(const struct marker *m, uint32_t number)
+static uint64_t sum(const struct marker *m, uint32_t kind)
 {
-	struct marker_count total = {0};
+	uint64_t total = 0;
 
-	for (uint32_t cpu = 0; cpu < m->cpus; cpu++) {
-		const struct marker_count *c = &m->cpu[cpu].count[number];
-
-		total.packets += __atomic_load_n(&c->packets, __ATOMIC_RELAXED);
-		total.octets += __atomic_load_n(&c->octets, __ATOMIC_RELAXED);
-	}
+	for (uint32_t cpu = 0; cpu < m->cpus; cpu++)
+		total += __atomic_load_n(&m->cpu[cpu].packets[kind], __ATOMIC_RELAXED);
 	return total;
 }
 
@@ -33,45 +29,37 @@ void marker_counts(const struct marker *m, struct marker_counts *out)
 {
 	*out = m->table.counts;
 	for (uint32_t kind = 0; kind < MARKER_PACKET_KINDS; kind++)
-		out->packets[kind] = sum(m, kind).packets;
-	for (uint32_t class = MARKER_CLASS_FIRST; class < m->table.classes_used; class ++)
-		out->packets[MARKER_MARKED] += sum(m, class).packets;
+		out->packets[kind] = sum(m, kind);
+	out->packets[MARKER_MARKED] = marker_totals_packets(&m->table.totals, &m->table.flows);
 }
 
-/* What has come since the last time. */
-static struct marker_count account(struct marker *m, uint32_t number)
+bool marker_look(struct marker *m)
 {
-	struct marker_count now = sum(m, number), more;
-	uint64_t *last = (uint64_t *)&m->skeleton->bss->counted[2 * number];
-
-	more.packets = now.packets - last[0];
-	more.octets = now.octets - last[1];
-	last[0] = now.packets;
-	last[1] = now.octets;
-	return more;
+	return marker_totals_look(&m->table.totals, &m->table.flows);
 }
 
 uint32_t marker_account(struct marker *m, struct marker_counts *out, struct marker_class *classes)
 {
+	uint64_t *counted = (uint64_t *)m->skeleton->bss->counted_kinds;
+	struct marker_totals *t = &m->table.totals;
 	uint32_t found = 0;
 
-	marker_table_mend(&m->table);
 	*out = m->table.counts;
-	for (uint32_t number = 0; number < m->table.classes_used; number++) {
-		struct marker_count more;
+	for (uint32_t kind = MARKER_MARKED + 1; kind < MARKER_PACKET_KINDS; kind++) {
+		uint64_t now = sum(m, kind);
 
-		if (number >= MARKER_PACKET_KINDS && number < MARKER_CLASS_FIRST)
+		out->packets[kind] = now - counted[kind];
+		counted[kind] = now;
+	}
+	for (uint32_t class = 0; class < t->used && marker_totals_known(t); class ++) {
+		struct marker_count more = marker_totals_account(t, class);
+
+		if (more.packets == 0)
 			continue;
-		more = account(m, number);
-		if (number < MARKER_PACKET_KINDS)
-			out->packets[number] = more.packets;
-		else
-			out->packets[MARKER_MARKED] += more.packets;
-		if (more.packets == 0 || (number != MARKER_MARKED && number < MARKER_CLASS_FIRST))
-			continue;
+		out->packets[MARKER_MARKED] += more.packets;
 		classes[found++] = (struct marker_class){
-			.experiment = number == MARKER_MARKED ? 0 : m->table.classes[number] >> 6,
-			.activity = number == MARKER_MARKED ? 0 : m->table.classes[number] & 63,
+			.experiment = class == 0 ? 0 : t->classes[class] >> 6,
+			.activity = class == 0 ? 0 : t->classes[class] & 63,
 			.packets = more.packets,
 			.octets = more.octets,
 		};

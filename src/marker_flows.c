@@ -42,7 +42,7 @@ uint32_t marker_flows_capacity(uint32_t elements)
 	return 0;
 }
 
-int marker_flows_map(struct marker_flows *f, int fd, uint32_t capacity, uint64_t seed, bool write)
+int marker_flows_map(struct marker_flows *f, int fd, uint32_t capacity, int64_t factor, bool write)
 {
 	size_t page = (size_t)sysconf(_SC_PAGESIZE);
 	size_t size = (size_t)marker_flows_elements(capacity) * MARKER_ENTRY_SIZE;
@@ -63,7 +63,7 @@ int marker_flows_map(struct marker_flows *f, int fd, uint32_t capacity, uint64_t
 	f->entries = (struct marker_entry *)(void *)(base + marker_flows_entries(capacity));
 	f->rests = (struct marker_rest *)(void *)(base + marker_flows_rests(capacity));
 	f->capacity = capacity;
-	f->seed = seed;
+	f->factor = factor;
 	return 0;
 }
 
@@ -80,22 +80,34 @@ void marker_flows_unmap(struct marker_flows *f)
 static void entry_key(struct marker_entry *e, const struct flow_key *key)
 {
 	uint16_t ports[2] = {htons(key->src_port), htons(key->dst_port)};
+	uint32_t number;
 
 	memcpy(e->src, key->src.half, sizeof(e->src));
 	memcpy(e->dst, key->dst.half, sizeof(e->dst));
-	memcpy(&e->ports, ports, sizeof(ports));
-	e->word = key->protocol == FLOW_UDP ? MARKER_WORD_UDP : 0;
+	memcpy(&number, ports, sizeof(ports));
+	e->key = number | (uint64_t)(key->protocol == FLOW_UDP) << MARKER_KEY_UDP;
 }
 
 static uint64_t entry_hash(const struct marker_flows *f, const struct marker_entry *e)
 {
-	return marker_hash(e->src, e->dst, e->ports, e->word & MARKER_WORD_UDP, f->seed);
+	return marker_hash(e->dst[1] * (uint64_t)f->factor, e->src, e->dst,
+			   e->key & (((uint64_t)1 << MARKER_KEY_BITS) - 1));
 }
 
 static bool entry_equal(const struct marker_entry *a, const struct marker_entry *b)
 {
-	return memcmp(a, b, offsetof(struct marker_entry, word)) == 0 &&
-	       ((a->word ^ b->word) & MARKER_WORD_UDP) == 0;
+	return memcmp(a, b, offsetof(struct marker_entry, key)) == 0 &&
+	       (a->key ^ b->key) << (64 - MARKER_KEY_BITS) == 0;
+}
+
+static uint32_t label_of(uint64_t key)
+{
+	return (uint32_t)(key >> MARKER_KEY_LABEL) & MARKER_LABEL;
+}
+
+static uint64_t key_with(uint64_t key, uint32_t label)
+{
+	return (key & ~((uint64_t)MARKER_LABEL << MARKER_KEY_LABEL)) | (uint64_t)label << MARKER_KEY_LABEL;
 }
 
 static uint32_t find_in(const struct marker_flows *f, uint32_t bucket, uint32_t tag,
@@ -112,7 +124,7 @@ static uint32_t find_in(const struct marker_flows *f, uint32_t bucket, uint32_t 
 
 static uint32_t own_entry(const struct marker_flows *f, uint64_t hash)
 {
-	return marker_own(hash) & (f->capacity - 1);
+	return (uint32_t)marker_own(hash, (uint32_t)__builtin_ctz(f->capacity));
 }
 
 static uint32_t own_bucket(const struct marker_flows *f, uint64_t hash)
@@ -122,7 +134,7 @@ static uint32_t own_bucket(const struct marker_flows *f, uint64_t hash)
 
 static uint32_t other_bucket(const struct marker_flows *f, uint64_t hash)
 {
-	return marker_bucket_other(hash) & (f->capacity / MARKER_BUCKET - 1);
+	return (uint32_t)marker_bucket_other(hash) & (f->capacity / MARKER_BUCKET - 1);
 }
 
 uint32_t marker_flows_find(const struct marker_flows *f, const struct flow_key *key)
@@ -145,7 +157,8 @@ static uint32_t tag_at(const struct marker_flows *f, uint32_t at)
 	return f->tags[at / MARKER_BUCKET] >> at % MARKER_BUCKET * 8 & 0xFF;
 }
 
-/* Where in a bucket there is room for a tag, at `first` if it is there, and how many entries it has. */
+/* Where in a bucket there is room for a tag, at `first` or beside it if it is there, and how many entries it
+ * has. */
 static uint32_t free_in(const struct marker_flows *f, uint32_t bucket, uint32_t tag, uint32_t first,
 			int *used)
 {
@@ -157,6 +170,9 @@ static uint32_t free_in(const struct marker_flows *f, uint32_t bucket, uint32_t 
 		return MARKER_NOWHERE;
 	if (wanted < MARKER_BUCKET && rooms >> wanted * 8 & 0x80)
 		return first;
+	wanted = (uint32_t)marker_beside(wanted);
+	if (wanted < MARKER_BUCKET && rooms >> wanted * 8 & 0x80)
+		return (uint32_t)marker_beside(first);
 	return bucket * MARKER_BUCKET + marker_tags_first(rooms);
 }
 
@@ -180,84 +196,76 @@ static void tag_store(struct marker_flows *f, uint32_t at, uint64_t tag)
 	__atomic_store_n(&f->tags[bucket], tags, __ATOMIC_RELEASE);
 }
 
-/* All of an entry's word but whether others are elsewhere, which is not the flow's. */
-static void word_store(struct marker_flows *f, uint32_t at, uint32_t word)
-{
-	uint32_t *there = &f->entries[at].word;
+#define ELSEWHERE ((uint64_t)1 << MARKER_KEY_ELSEWHERE)
 
-	word = (word & ~(uint32_t)MARKER_WORD_ELSEWHERE) | (*there & MARKER_WORD_ELSEWHERE);
-	__atomic_store_n(there, word, __ATOMIC_RELEASE);
+/* All of an entry's key but whether others are elsewhere, which is not the flow's. */
+static void key_store(struct marker_flows *f, uint32_t at, uint64_t key)
+{
+	uint64_t *there = &f->entries[at].key;
+
+	__atomic_store_n(there, (key & ~ELSEWHERE) | (*there & ELSEWHERE), __ATOMIC_RELEASE);
 }
 
 /* So many flows whose own entry it is are elsewhere. */
 static void elsewhere_store(struct marker_flows *f, uint32_t own, uint32_t count)
 {
-	uint32_t *word = &f->entries[own].word;
-	uint32_t rest = *word & ~(uint32_t)MARKER_WORD_ELSEWHERE;
+	uint64_t *key = &f->entries[own].key;
 
 	f->elsewhere[own] = (uint8_t)count;
-	__atomic_store_n(word, count > 0 ? rest | MARKER_WORD_ELSEWHERE : rest, __ATOMIC_RELEASE);
+	__atomic_store_n(key, count > 0 ? *key | ELSEWHERE : *key & ~ELSEWHERE, __ATOMIC_RELEASE);
 }
 
-static uint32_t next_generation(uint32_t word)
+static uint64_t next_generation(uint64_t key)
 {
-	uint32_t generation = (word >> MARKER_GENERATION_SHIFT) + 1;
+	uint64_t generation = (key >> MARKER_KEY_GENERATION) + 1;
 
-	return (generation < MARKER_GENERATIONS ? generation : 1) << MARKER_GENERATION_SHIFT;
+	return (generation < MARKER_GENERATIONS ? generation : 1) << MARKER_KEY_GENERATION;
 }
 
 /* Programs on other CPUs read what is stored here, in this order. */
-static void put(struct marker_flows *f, uint32_t at, const struct marker_entry *from, uint32_t word,
+static void put(struct marker_flows *f, uint32_t at, const struct marker_entry *from, uint64_t key,
 		uint64_t identity, uint64_t hash)
 {
 	struct marker_entry *e = &f->entries[at];
 	uint32_t own = own_entry(f, hash);
 
-	memcpy(e, from, offsetof(struct marker_entry, word));
+	memcpy(e, from, offsetof(struct marker_entry, key));
 	e->identity = identity;
-	e->packets = from->packets;
-	e->octets = from->octets;
+	e->packets = e->octets = 0;
 	f->rests[at] = (struct marker_rest){0};
-	word_store(f, at, word);
+	key_store(f, at, key);
 	tag_store(f, at, marker_tag(hash));
 	if (own != at && f->elsewhere[own] < ELSEWHERE_MAX)
 		elsewhere_store(f, own, f->elsewhere[own] + 1U);
 	f->used++;
 }
 
-uint32_t marker_flows_insert(struct marker_flows *f, const struct flow_key *key, uint32_t label,
-			     uint32_t class)
+uint32_t marker_flows_insert(struct marker_flows *f, const struct flow_key *key, uint32_t label)
 {
 	struct marker_entry e;
 	uint64_t hash;
 	uint32_t at;
 
 	entry_key(&e, key);
-	e.packets = (uint64_t) class << MARKER_CLASS_SHIFT;
-	e.octets = 0;
 	hash = entry_hash(f, &e);
 	at = free_for(f, hash);
 	if (at != MARKER_NOWHERE)
-		put(f, at, &e, next_generation(f->entries[at].word) | e.word | label, 0, hash);
+		put(f, at, &e, next_generation(f->entries[at].key) | key_with(e.key, label), 0, hash);
 	return at;
 }
 
-void marker_flows_change(struct marker_flows *f, uint32_t at, uint32_t label, uint32_t class, bool new_flow)
+void marker_flows_change(struct marker_flows *f, uint32_t at, uint32_t label)
 {
-	struct marker_entry *e = &f->entries[at];
-	uint64_t packets = e->packets, now;
+	key_store(f, at, key_with(f->entries[at].key, label));
+}
 
-	do {
-		now = new_flow ? 0 : packets & (((uint64_t)1 << MARKER_CLASS_SHIFT) - 1);
-		now |= (uint64_t) class << MARKER_CLASS_SHIFT;
-	} while (!__atomic_compare_exchange_n(&e->packets, &packets, now, false, __ATOMIC_RELAXED,
-					      __ATOMIC_RELAXED));
-	if (new_flow) {
-		__atomic_store_n(&e->octets, 0, __ATOMIC_RELAXED);
-		__atomic_store_n(&f->rests[at].packets, 0, __ATOMIC_RELAXED);
-		__atomic_store_n(&f->rests[at].octets, 0, __ATOMIC_RELAXED);
-	}
-	word_store(f, at, (e->word & ~(uint32_t)MARKER_WORD_LABEL) | label);
+void marker_flows_new_flow(struct marker_flows *f, uint32_t at, struct marker_count counted)
+{
+	struct marker_rest *rest = &f->rests[at];
+
+	/* The entry's own counters are its owner's, who may be adding to them. */
+	__atomic_fetch_sub(&rest->packets, counted.packets, __ATOMIC_RELAXED);
+	__atomic_fetch_sub(&rest->octets, counted.octets, __ATOMIC_RELAXED);
 }
 
 void marker_flows_forget_socket(struct marker_flows *f, uint32_t at)
@@ -274,10 +282,15 @@ void marker_flows_remove(struct marker_flows *f, uint32_t at)
 		elsewhere_store(f, own, count - 1);
 }
 
+void marker_flows_clear(struct marker_flows *f, uint32_t at)
+{
+	key_store(f, at, f->entries[at].key >> MARKER_KEY_GENERATION << MARKER_KEY_GENERATION);
+}
+
 void marker_flows_discard(struct marker_flows *f, uint32_t at)
 {
 	tag_store(f, at, 0);
-	word_store(f, at, f->entries[at].word >> MARKER_GENERATION_SHIFT << MARKER_GENERATION_SHIFT);
+	marker_flows_clear(f, at);
 	f->used--;
 }
 
@@ -305,7 +318,7 @@ int marker_flows_recount(struct marker_flows *f)
 	if (!count)
 		return -ENOMEM;
 	for (uint32_t at = 0; at < f->capacity; at++) {
-		if (count[at] > 0 || f->entries[at].word & MARKER_WORD_ELSEWHERE)
+		if (count[at] > 0 || f->entries[at].key & ELSEWHERE)
 			elsewhere_store(f, at, count[at]);
 	}
 	free(count);
@@ -318,7 +331,7 @@ uint32_t marker_flows_faults(const struct marker_flows *f)
 	uint32_t faults = !count, used = 0;
 
 	for (uint32_t at = 0; count && at < f->capacity; at++) {
-		bool noted = f->entries[at].word & MARKER_WORD_ELSEWHERE;
+		bool noted = f->entries[at].key & ELSEWHERE;
 
 		faults += f->elsewhere[at] != count[at] || noted != (count[at] > 0);
 		used += marker_flows_taken(f, at);
@@ -328,40 +341,51 @@ uint32_t marker_flows_faults(const struct marker_flows *f)
 	return faults + (used != f->used);
 }
 
-static uint64_t entry_packets(const struct marker_entry *e)
+struct marker_count marker_flows_counted(const struct marker_flows *f, uint32_t at)
 {
-	return __atomic_load_n(&e->packets, __ATOMIC_RELAXED) & (((uint64_t)1 << MARKER_CLASS_SHIFT) - 1);
+	const struct marker_entry *e = &f->entries[at];
+	const struct marker_rest *rest = &f->rests[at];
+
+	return (struct marker_count){
+		.packets = __atomic_load_n(&e->packets, __ATOMIC_RELAXED) +
+			   __atomic_load_n(&rest->packets, __ATOMIC_RELAXED),
+		.octets = __atomic_load_n(&e->octets, __ATOMIC_RELAXED) +
+			  __atomic_load_n(&rest->octets, __ATOMIC_RELAXED),
+	};
+}
+
+uint32_t marker_flows_label(const struct marker_flows *f, uint32_t at)
+{
+	return label_of(__atomic_load_n(&f->entries[at].key, __ATOMIC_RELAXED));
 }
 
 bool marker_flows_read(const struct marker_flows *f, uint32_t at, struct marker_mark *out)
 {
 	const struct marker_entry *e = &f->entries[at];
-	const struct marker_rest *rest = &f->rests[at];
-	uint32_t word = __atomic_load_n(&e->word, __ATOMIC_ACQUIRE);
-	uint64_t identity;
+	uint64_t key = __atomic_load_n(&e->key, __ATOMIC_ACQUIRE), identity;
+	struct marker_count counted = marker_flows_counted(f, at);
+	uint32_t number = (uint32_t)key;
 	uint16_t ports[2];
 
-	if (!tag_at(f, at) || !(word & MARKER_WORD_LABEL))
+	if (!tag_at(f, at) || !label_of(key))
 		return false;
 	memset(out, 0, sizeof(*out));
 	memcpy(out->key.src.half, e->src, sizeof(e->src));
 	memcpy(out->key.dst.half, e->dst, sizeof(e->dst));
-	memcpy(ports, &e->ports, sizeof(ports));
+	memcpy(ports, &number, sizeof(ports));
 	out->key.src_port = ntohs(ports[0]);
 	out->key.dst_port = ntohs(ports[1]);
-	out->key.protocol = word & MARKER_WORD_UDP ? FLOW_UDP : FLOW_TCP;
+	out->key.protocol = key >> MARKER_KEY_UDP & 1 ? FLOW_UDP : FLOW_TCP;
 	out->key.family = 6;
-	out->label = word & MARKER_WORD_LABEL;
-	out->packets = entry_packets(e) + __atomic_load_n(&rest->packets, __ATOMIC_RELAXED);
-	out->octets = __atomic_load_n(&e->octets, __ATOMIC_RELAXED) +
-		      __atomic_load_n(&rest->octets, __ATOMIC_RELAXED);
+	out->label = label_of(key);
+	out->packets = counted.packets;
+	out->octets = counted.octets;
 	identity = __atomic_load_n(&e->identity, __ATOMIC_RELAXED);
-	if (identity >> MARKER_IDENTITY_SHIFT == word >> MARKER_GENERATION_SHIFT &&
-	    !(identity >> MARKER_IDENTITY_CPU & 1))
+	if ((identity ^ key) >> MARKER_KEY_GENERATION == 0 && !(identity >> MARKER_IDENTITY_CPU & 1))
 		out->cookie = identity & (((uint64_t)1 << MARKER_IDENTITY_CPU) - 1);
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	/* It was another flow's for a moment. */
-	return (__atomic_load_n(&e->word, __ATOMIC_RELAXED) ^ word) >> MARKER_GENERATION_SHIFT == 0;
+	return (__atomic_load_n(&e->key, __ATOMIC_RELAXED) ^ key) >> MARKER_KEY_GENERATION == 0;
 }
 
 bool marker_flows_valid(const struct marker_flows *f, uint32_t at)
@@ -370,7 +394,7 @@ bool marker_flows_valid(const struct marker_flows *f, uint32_t at)
 	uint64_t hash = entry_hash(f, e);
 	uint32_t here = at / MARKER_BUCKET;
 
-	return (e->word & MARKER_WORD_LABEL) && tag_at(f, at) == marker_tag(hash) &&
+	return label_of(e->key) && tag_at(f, at) == marker_tag(hash) &&
 	       (here == own_bucket(f, hash) || here == other_bucket(f, hash));
 }
 
@@ -381,9 +405,10 @@ bool marker_flows_taken(const struct marker_flows *f, uint32_t at)
 
 uint16_t marker_flows_port(const struct marker_flows *f, uint32_t at)
 {
+	uint32_t ports = (uint32_t)f->entries[at].key;
 	uint16_t port;
 
-	memcpy(&port, &f->entries[at].ports, sizeof(port));
+	memcpy(&port, &ports, sizeof(port));
 	return ntohs(port);
 }
 
@@ -395,25 +420,20 @@ uint32_t marker_flows_copy(struct marker_flows *to, const struct marker_flows *f
 
 	if (there == MARKER_NOWHERE)
 		return there;
-	/* What it has counted follows when no program counts there any more. */
-	e.packets &= ~(((uint64_t)1 << MARKER_CLASS_SHIFT) - 1);
-	e.octets = 0;
-	put(to, there, &e, e.word, e.identity, hash);
+	put(to, there, &e, e.key, e.identity, hash);
 	return there;
 }
 
 void marker_flows_carry(struct marker_flows *to, uint32_t there, const struct marker_flows *from, uint32_t at)
 {
-	const struct marker_entry *old = &from->entries[at];
-	const struct marker_rest *old_rest = &from->rests[at];
-	struct marker_rest *rest = &to->rests[there];
-	uint64_t none = 0;
+	struct marker_count counted = marker_flows_counted(from, at);
+	uint64_t identity = from->entries[at].identity, none = 0;
 
 	/* The entry's own are somebody's by now. */
-	__atomic_fetch_add(&rest->packets, entry_packets(old) + old_rest->packets, __ATOMIC_RELAXED);
-	__atomic_fetch_add(&rest->octets, old->octets + old_rest->octets, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&to->rests[there].packets, counted.packets, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&to->rests[there].octets, counted.octets, __ATOMIC_RELAXED);
 	/* The first packet may have come meanwhile. */
-	if (old->identity)
-		__atomic_compare_exchange_n(&to->entries[there].identity, &none, old->identity, false,
+	if (identity)
+		__atomic_compare_exchange_n(&to->entries[there].identity, &none, identity, false,
 					    __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }

@@ -39,19 +39,30 @@ struct marker_flows {
 	uint8_t *elsewhere; /* of each entry, how many flows of its own are elsewhere; owned; NULL: only to
 			       read */
 	uint32_t capacity;
-	uint32_t used; /* entries; not counted by marker_flows_map */
-	uint64_t seed;
+	uint32_t used;	/* entries; not counted by marker_flows_map */
+	int64_t factor; /* of the hash */
+};
+
+/* What was marked of each experiment's activity: marker_totals.c. */
+struct marker_totals {
+	/* Pinned with the programs, borrowed: by class; 0 is of those for which none was left. */
+	uint16_t *classes; /* experiment << 6 | activity */
+	struct marker_count *moved, *counted;
+	/* Owned. */
+	uint16_t *class_of; /* experiment << 6 | activity to class */
+	struct marker_count *seen, *late;
+	uint32_t used;	   /* classes up to this number */
+	uint32_t at;	   /* of the look that is under way: the next entry */
+	uint32_t capacity; /* and the table's */
 };
 
 /* The marks, seen from here. */
 struct marker_table {
 	struct marker_flows flows;
-	uint8_t *local_ports;  /* the program's bitmap; borrowed, mapped */
-	uint16_t *classes;     /* the program's too: what each class is of */
-	uint16_t *class_of;    /* experiment << 6 | activity to class; owned */
-	uint32_t classes_used; /* up to this number */
-	uint32_t *port_flows;  /* marked flows of each local port: 65,536 */
-	uint8_t *stale;	       /* while taking over: the entries that no flow has claimed; owned */
+	uint8_t *local_ports; /* the program's bitmap; borrowed, mapped */
+	struct marker_totals totals;
+	uint32_t *port_flows; /* marked flows of each local port: 65,536 */
+	uint8_t *stale;	      /* while taking over: the entries that no flow has claimed; owned */
 	uint32_t marks_max;
 	uint64_t grow_after_ns; /* not before: the last attempt failed */
 	uint32_t changes;	/* queued */
@@ -59,12 +70,6 @@ struct marker_table {
 	/* Finds a queued change by its key: 1 + number of the change; open addressing. */
 	uint16_t index[MARKER_INDEX_SIZE];
 	struct marker_counts counts; /* but for `packets`, which the program counts */
-	/* The look at all classes, see marker_table_mend. */
-	struct {
-		bool wanted, due;
-		uint32_t at; /* this entry is the next; 0: none is under way */
-		uint32_t capacity;
-	} mend;
 };
 
 /* An interface that is marked. */
@@ -115,24 +120,30 @@ uint32_t marker_flows_capacity(uint32_t elements);
 size_t marker_flows_entries(uint32_t capacity);
 size_t marker_flows_rests(uint32_t capacity);
 
-int marker_flows_map(struct marker_flows *f, int fd, uint32_t capacity, uint64_t seed, bool write);
+int marker_flows_map(struct marker_flows *f, int fd, uint32_t capacity, int64_t factor, bool write);
 void marker_flows_unmap(struct marker_flows *f);
 uint32_t marker_flows_find(const struct marker_flows *f, const struct flow_key *key);
 /* Of a flow that is not there. MARKER_NOWHERE: neither of its buckets has room. */
-uint32_t marker_flows_insert(struct marker_flows *f, const struct flow_key *key, uint32_t label,
-			     uint32_t class);
-/* Another label; new_flow: and another flow's, which has counted nothing. */
-void marker_flows_change(struct marker_flows *f, uint32_t at, uint32_t label, uint32_t class, bool new_flow);
+uint32_t marker_flows_insert(struct marker_flows *f, const struct flow_key *key, uint32_t label);
+/* Another label. */
+void marker_flows_change(struct marker_flows *f, uint32_t at, uint32_t label);
+/* It is another flow's from now on, of which none of these packets are. */
+void marker_flows_new_flow(struct marker_flows *f, uint32_t at, struct marker_count counted);
 /* The next packet's socket is the flow's. */
 void marker_flows_forget_socket(struct marker_flows *f, uint32_t at);
 void marker_flows_remove(struct marker_flows *f, uint32_t at);
 /* Remove an entry that may be in a place where it does not belong; then marker_flows_recount. */
 void marker_flows_discard(struct marker_flows *f, uint32_t at);
+/* The key of an entry that has no tag (any more). */
+void marker_flows_clear(struct marker_flows *f, uint32_t at);
 /* Count anew what is elsewhere. 0 or -ENOMEM. */
 int marker_flows_recount(struct marker_flows *f);
 uint32_t marker_flows_faults(const struct marker_flows *f);
 bool marker_flows_read(const struct marker_flows *f, uint32_t at, struct marker_mark *out);
 bool marker_flows_taken(const struct marker_flows *f, uint32_t at);
+/* Of a flow that was just removed, too. */
+struct marker_count marker_flows_counted(const struct marker_flows *f, uint32_t at);
+uint32_t marker_flows_label(const struct marker_flows *f, uint32_t at); /* 0: none */
 /* Is a taken entry in its place? */
 bool marker_flows_valid(const struct marker_flows *f, uint32_t at);
 uint16_t marker_flows_port(const struct marker_flows *f, uint32_t at);
@@ -168,14 +179,22 @@ void marker_table_close(struct marker_table *t);
 int marker_table_adopt(struct marker_table *t);
 /* Remove those that no event has claimed since. */
 void marker_table_settle(struct marker_table *t);
-/*
- * Have flows counted for the tags that they have. The program adds up a connection's packets by an ordinary
- * addition, to a word that also holds the class: a packet that is under way in the nanoseconds in which a tag
- * changes writes the old class back. So after changes all classes are looked at again, a part of them at each
- * call, from the second call on: no packet that saw the old one is under way any more then. Call it now and
- * then.
- */
-void marker_table_mend(struct marker_table *t);
+/* -- totals: marker_totals.c -- */
+
+int marker_totals_open(struct marker_totals *t);
+void marker_totals_close(struct marker_totals *t);
+/* A flow has been removed, or become another, which was at `at`. */
+void marker_totals_moved(struct marker_totals *t, uint32_t label, uint32_t at, struct marker_count counted);
+/* One is about to have another label. */
+void marker_totals_changed(struct marker_totals *t, const struct marker_flows *f, uint32_t at,
+			   uint32_t label);
+/* Look at the next part of the table. True: that was all of it, time for marker_totals_account(). */
+bool marker_totals_look(struct marker_totals *t, const struct marker_flows *f);
+/* Was all of it looked at? Then: what has come of a class since the last time, by that look. */
+bool marker_totals_known(const struct marker_totals *t);
+struct marker_count marker_totals_account(struct marker_totals *t, uint32_t class);
+/* All that was ever marked, by a look at everything. */
+uint64_t marker_totals_packets(const struct marker_totals *t, const struct marker_flows *f);
 
 /*
  * Attach `program` and fill in all of *link but its name, ifindex and `bare`. What a process before attached

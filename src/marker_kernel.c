@@ -260,6 +260,11 @@ void marker_kernel_set(const struct marker_kernel_load *load)
 	constants = *load;
 }
 
+void marker_kernel_set_factor(int32_t factor)
+{
+	constants.factor = factor;
+}
+
 static bool is_field(int32_t value)
 {
 	return value >= MARKER_KERNEL_CAST && value < MARKER_KERNEL_END;
@@ -336,6 +341,10 @@ static void complete(struct bpf_insn *insn)
 		complete_number(&insn->imm);
 	} else if (insn->code == (BPF_ALU64 | BPF_AND | BPF_K)) {
 		complete_mask(&insn->imm);
+	} else if (insn->code == (BPF_ALU64 | BPF_MUL | BPF_K) && insn->imm == MARKER_KERNEL_FACTOR) {
+		insn->imm = constants.factor;
+	} else if (insn->code == (BPF_ALU64 | BPF_RSH | BPF_K) && insn->imm == MARKER_KERNEL_ENTRY_SHIFT) {
+		insn->imm = 64 - __builtin_ctz(constants.flows_flat | 1U << 31);
 	} else if (insn->code == (BPF_LD | BPF_IMM | BPF_DW)) {
 		complete_address(insn);
 	}

@@ -30,6 +30,8 @@ enum {
 	MARKER_KERNEL_ENTRIES,		/*   of the entries, */
 	MARKER_KERNEL_RESTS,		/*   and of what counts beside them */
 	MARKER_KERNEL_ENTRY_MASK,	/*   how many of these, less 1 */
+	MARKER_KERNEL_ENTRY_SHIFT,	/*   bits of a hash that are not the number of one, */
+	MARKER_KERNEL_FACTOR,		/*   and the hash's factor */
 };
 
 #ifndef __bpf__
@@ -64,9 +66,12 @@ struct marker_kernel_load {
 	const struct bpf_map *cpus, *flows;
 	uint32_t cpus_flat;
 	uint32_t flows_flat;
+	int32_t factor;
 };
 
 void marker_kernel_set(const struct marker_kernel_load *load);
+/* The hash's factor, which may be known later than the rest. */
+void marker_kernel_set_factor(int32_t factor);
 
 #endif
 #endif

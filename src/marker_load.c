@@ -27,7 +27,9 @@
 #include "watchdog.h"
 
 _Static_assert(sizeof(((struct label_bpf__bss *)0)->local_ports) * 8 == 65536, "a bit for every port");
-_Static_assert(sizeof(((struct label_bpf__bss *)0)->counted) == MARKER_COUNTS * sizeof(struct marker_count),
+_Static_assert(sizeof(((struct label_bpf__bss *)0)->moved) == MARKER_CLASSES * sizeof(struct marker_count),
+	       "one of each");
+_Static_assert(sizeof(((struct label_bpf__bss *)0)->counted) == MARKER_CLASSES * sizeof(struct marker_count),
 	       "one of each");
 
 struct request {
@@ -65,6 +67,29 @@ static int share_maps(struct label_bpf *s, const struct label_bpf *with, bool fl
 	return 0;
 }
 
+/* The factor of a new table, or of the pinned one. 0 or -errno. */
+static int find_factor(struct marker *m, const struct label_bpf *s)
+{
+	struct label_bpf__bss *bss;
+	uint32_t zero = 0, random;
+	int r;
+
+	if (!m->reused) {
+		if (getrandom(&random, sizeof(random), 0) < 0)
+			return -errno;
+		m->table.flows.factor = MARKER_FACTOR ^ (int32_t)(random & MARKER_FACTOR_RANDOM);
+		return 0;
+	}
+	bss = malloc(sizeof(*bss));
+	if (!bss)
+		return -ENOMEM;
+	r = bpf_map_lookup_elem(bpf_map__fd(s->maps.bss), &zero, bss);
+	if (r == 0)
+		m->table.flows.factor = bss->factor;
+	free(bss);
+	return r;
+}
+
 static int prepare(struct marker *m, struct label_bpf *s, const struct request *q)
 {
 	bool flat = marker_tables_flat(q->capacity, !m->slow);
@@ -72,17 +97,21 @@ static int prepare(struct marker *m, struct label_bpf *s, const struct request *
 
 	if (r < 0)
 		return r;
-	s->rodata->entry_mask = q->capacity - 1;
+	s->rodata->entry_bits = (uint32_t)__builtin_ctz(q->capacity);
 	s->rodata->entries_from = q->capacity / MARKER_ENTRY_SIZE;
 	s->rodata->headers_pointers = !m->guarded;
 	bpf_program__set_autoload(s->progs.label_in_place, flat);
 	bpf_program__set_autoload(s->progs.label_bare, q->bare);
 	bpf_program__set_autoload(s->progs.label_clock, q->clock);
 	if (q->sharing)
-		return share_maps(s, q->sharing, q->capacity == m->table.flows.capacity);
-	if (q->pinned)
-		m->reused = marker_pins_reuse(&m->pins, s->obj);
-	return 0;
+		r = share_maps(s, q->sharing, q->capacity == m->table.flows.capacity);
+	else {
+		if (q->pinned)
+			m->reused = marker_pins_reuse(&m->pins, s->obj);
+		r = find_factor(m, s);
+	}
+	marker_kernel_set_factor((int32_t)m->table.flows.factor);
+	return r;
 }
 
 /* The kernel gives a program up (EAGAIN) that it is verifying when a signal comes, and a slow machine may
@@ -146,7 +175,9 @@ static void use(struct marker *m, struct label_bpf *s)
 {
 	m->skeleton = s;
 	m->table.local_ports = s->bss->local_ports;
-	m->table.classes = s->bss->classes;
+	m->table.totals.classes = s->bss->classes;
+	m->table.totals.moved = (struct marker_count *)(void *)s->bss->moved;
+	m->table.totals.counted = (struct marker_count *)(void *)s->bss->counted;
 }
 
 void marker_load_writer(const struct marker *m)
@@ -222,14 +253,13 @@ int marker_load(struct marker *m, uint32_t marks_max)
 	if (m->clock_program < 0)
 		return -errno;
 	if (!m->reused) {
-		if (getrandom(&s->bss->seed, sizeof(s->bss->seed), 0) < 0)
-			return -errno;
+		s->bss->factor = m->table.flows.factor;
 		s->bss->deadline = UINT64_MAX;
 		marker_load_writer(m);
 	}
 	r = map_cpus(m);
 	if (r == 0)
-		r = marker_flows_map(&m->table.flows, bpf_map__fd(s->maps.flows), q.capacity, s->bss->seed,
+		r = marker_flows_map(&m->table.flows, bpf_map__fd(s->maps.flows), q.capacity, s->bss->factor,
 				     true);
 	return r;
 }
@@ -313,7 +343,7 @@ int marker_load_larger(struct marker *m, uint32_t capacity)
 
 	if (r < 0)
 		goto out;
-	r = marker_flows_map(&larger, bpf_map__fd(s->maps.flows), capacity, old.seed, true);
+	r = marker_flows_map(&larger, bpf_map__fd(s->maps.flows), capacity, old.factor, true);
 	if (r == 0)
 		r = copy_flows(&larger, &old, there, m->table.stale, stale);
 	if (r < 0) {

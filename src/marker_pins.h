@@ -20,7 +20,7 @@
 
 enum {
 	/* Raise with every change of what a map of the program holds. Sizes are compared anyway. */
-	MARKER_PINS_LAYOUT = 6,
+	MARKER_PINS_LAYOUT = 7,
 	MARKER_PINS_PATH_SIZE = 576,
 };
 

@@ -95,7 +95,7 @@ struct marker_marks *marker_marks_open(const char *directory)
 	fd = marks ? bpf_obj_get(path) : -1;
 	if (fd >= 0)
 		capacity = marker_pins_capacity_of(fd);
-	/* The hash is not needed, nor its seed. */
+	/* The hash is not needed, nor its factor. */
 	if (capacity == 0 || marker_flows_map(&marks->flows, fd, capacity, 0, false) < 0) {
 		free(marks);
 		marks = NULL;

@@ -15,42 +15,23 @@
 
 enum {
 	RETRY_NS = 1000000000,
-	MEND_ENTRIES = 16384, /* looked at in one go: within a millisecond */
 };
 
 int marker_table_open(struct marker_table *t, uint32_t marks_max)
 {
 	t->marks_max = marks_max;
 	t->port_flows = calloc(65536, sizeof(*t->port_flows));
-	t->class_of = calloc(MARKER_TAGS, sizeof(*t->class_of));
-	if (!t->port_flows || !t->class_of)
+	if (!t->port_flows)
 		return -ENOMEM;
-	t->classes_used = MARKER_CLASS_FIRST;
-	while (t->classes_used < MARKER_COUNTS && t->classes[t->classes_used] != 0) {
-		t->class_of[t->classes[t->classes_used] % MARKER_TAGS] = (uint16_t)t->classes_used;
-		t->classes_used++;
-	}
-	return 0;
+	return marker_totals_open(&t->totals);
 }
 
 void marker_table_close(struct marker_table *t)
 {
 	free(t->port_flows);
-	free(t->class_of);
+	marker_totals_close(&t->totals);
 	free(t->stale);
 	marker_flows_unmap(&t->flows);
-}
-
-/* The totals that a label's packets belong to. */
-static uint32_t class_of(struct marker_table *t, uint32_t label)
-{
-	uint32_t tag = label_experiment(label) << 6 | label_activity(label);
-
-	if (t->class_of[tag] == 0 && tag != 0 && t->classes_used < MARKER_COUNTS) {
-		t->class_of[tag] = (uint16_t)t->classes_used;
-		t->classes[t->classes_used++] = (uint16_t)tag;
-	}
-	return t->class_of[tag];
 }
 
 /* The set of ports is read by the program on other CPUs. */
@@ -143,7 +124,7 @@ static bool is_marked(struct marker_table *t, const struct flow_event *e, bool w
 		t->stale[at] = 0;
 		t->counts.open++;
 		/* Not this flow's, if that is another. */
-		c->new_flow = (t->flows.entries[at].word & MARKER_WORD_LABEL) != e->label;
+		c->new_flow = marker_flows_label(&t->flows, at) != e->label;
 	}
 	return true;
 }
@@ -213,7 +194,6 @@ static int grow(struct marker *m)
 static int insert(struct marker *m, const struct marker_change *c)
 {
 	struct marker_table *t = &m->table;
-	uint32_t class = class_of(t, c->label);
 	int r = 0;
 
 	if (t->counts.open >= t->marks_max)
@@ -221,7 +201,7 @@ static int insert(struct marker *m, const struct marker_change *c)
 	if (t->flows.used >= t->flows.capacity / 8 * 5)
 		r = grow(m);
 	port_add(t, c->key.src_port);
-	while (marker_flows_insert(&t->flows, &c->key, c->label, class) == MARKER_NOWHERE) {
+	while (marker_flows_insert(&t->flows, &c->key, c->label) == MARKER_NOWHERE) {
 		if (r == 0)
 			r = grow(m);
 		if (r < 0) {
@@ -236,18 +216,28 @@ static int insert(struct marker *m, const struct marker_change *c)
 
 static void change(struct marker_table *t, uint32_t at, const struct marker_change *c)
 {
-	marker_flows_change(&t->flows, at, c->label, class_of(t, c->label), c->new_flow);
+	if (c->new_flow) {
+		struct marker_count counted = marker_flows_counted(&t->flows, at);
+
+		marker_flows_new_flow(&t->flows, at, counted);
+		marker_totals_moved(&t->totals, marker_flows_label(&t->flows, at), at, counted);
+	} else {
+		marker_totals_changed(&t->totals, &t->flows, at, c->label);
+	}
+	marker_flows_change(&t->flows, at, c->label);
 	if (c->new_flow || c->restart)
 		marker_flows_forget_socket(&t->flows, at);
 	t->counts.changed++;
-	t->mend.wanted = true;
 }
 
 static void remove_mark(struct marker_table *t, uint32_t at)
 {
+	uint32_t label = marker_flows_label(&t->flows, at);
 	uint16_t port = marker_flows_port(&t->flows, at);
 
 	marker_flows_remove(&t->flows, at);
+	/* What came to the last moment is among it. */
+	marker_totals_moved(&t->totals, label, at, marker_flows_counted(&t->flows, at));
 	port_remove(t, port);
 	t->counts.removed++;
 }
@@ -290,45 +280,6 @@ void marker_flush(struct marker *m)
 	t->changes = 0;
 }
 
-static void mend_entry(struct marker_table *t, uint32_t at)
-{
-	const struct marker_entry *e = &t->flows.entries[at];
-	uint32_t label = e->word & MARKER_WORD_LABEL, class;
-
-	if (label == 0 || !marker_flows_taken(&t->flows, at))
-		return;
-	class = class_of(t, label);
-	if (__atomic_load_n(&e->packets, __ATOMIC_RELAXED) >> MARKER_CLASS_SHIFT == class)
-		return;
-	marker_flows_change(&t->flows, at, label, class, false);
-	/* This, too, may have met a packet. */
-	t->mend.wanted = true;
-}
-
-void marker_table_mend(struct marker_table *t)
-{
-	uint32_t end;
-
-	/* A larger table has other places. */
-	if (t->mend.at > 0 && t->mend.capacity != t->flows.capacity) {
-		t->mend.at = 0;
-		t->mend.wanted = true;
-	}
-	if (t->mend.at == 0) {
-		bool due = t->mend.due;
-
-		t->mend.due = t->mend.wanted;
-		t->mend.wanted = false;
-		if (!due)
-			return;
-		t->mend.capacity = t->flows.capacity;
-	}
-	end = t->mend.at + MEND_ENTRIES < t->flows.capacity ? t->mend.at + MEND_ENTRIES : t->flows.capacity;
-	for (uint32_t at = t->mend.at; at < end; at++)
-		mend_entry(t, at);
-	t->mend.at = end < t->flows.capacity ? end : 0;
-}
-
 /* -- taking over ---------------------------------------------------------------------- */
 
 int marker_table_adopt(struct marker_table *t)
@@ -337,8 +288,10 @@ int marker_table_adopt(struct marker_table *t)
 	if (!t->stale)
 		return -ENOMEM;
 	for (uint32_t at = 0; at < t->flows.capacity; at++) {
-		if (!marker_flows_taken(&t->flows, at))
+		if (!marker_flows_taken(&t->flows, at)) {
+			marker_flows_clear(&t->flows, at);
 			continue;
+		}
 		t->flows.used++;
 		if (marker_flows_valid(&t->flows, at)) {
 			t->stale[at] = 1;
@@ -370,6 +323,4 @@ void marker_table_settle(struct marker_table *t)
 	free(t->stale);
 	t->stale = NULL;
 	trim_ports(t);
-	/* The process before may have been killed in between. */
-	t->mend.wanted = true;
 }

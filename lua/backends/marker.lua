@@ -7,6 +7,7 @@ local schema = require("flowd.schema")
 
 local ERROR_SIZE = 512
 local TICK_SECONDS = 1
+local LOOK_SECONDS = 0.02 -- from one part of a large table to the next
 
 local marker = {
   name = "marker",
@@ -108,6 +109,22 @@ function marker:count()
   self.open.value, self.memory.value = counts.open, api.marker_memory(self.handle)
 end
 
+--- Look at what flows have counted: all of a table of 32,768, a part at a time of a larger one.
+function marker:look()
+  self.looking = nil
+  if api.marker_look(self.handle) then return self:count() end
+  self.looking = self.ctx:after(LOOK_SECONDS, function() self:look() end)
+end
+
+--- The same in one go, to the last packet.
+function marker:look_at_all()
+  if self.looking then
+    repeat local done = api.marker_look(self.handle) until done
+  end
+  repeat local done = api.marker_look(self.handle) until done
+  self:count()
+end
+
 --- What the console's marker() shows.
 ---@return table plain
 function marker:console()
@@ -183,7 +200,7 @@ function marker:start(ctx)
   self:watch()
   ctx:every(TICK_SECONDS, function()
     self:renew()
-    self:count()
+    if not self.looking then self:look() end
     self:keep_attached()
   end)
 end
@@ -264,7 +281,7 @@ end
 
 --- Detach everywhere and remove all that is ours.
 function marker:stop()
-  self:count()
+  self:look_at_all()
   for _, gauge in pairs(self.gauges) do gauge.value = 0 end
   self.open.value, self.adopted.value, self.memory.value = 0, 0, 0
   if self.watched then

@@ -153,6 +153,7 @@ end
 function Marking:account()
   local c, classes = ffi.new("struct marker_counts"), ffi.new("struct marker_class[?]", ffi.C.MARKER_CLASSES_MAX)
   local list = {}
+  repeat local done = api.marker_look(self.handle) until done
   for i = 0, api.marker_account(self.handle, c, classes) - 1 do
     local class = classes[i]
     list[class.experiment .. "/" .. class.activity] = { packets = tonumber(class.packets), octets = tonumber(class.octets) }

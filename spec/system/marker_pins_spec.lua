@@ -387,6 +387,7 @@ describe("the set of ports", function()
       end
     end
     first:events(all)
+    first:account() -- what their tag is counted as is noted beside the set
     local with_all = sets:bits()
 
     local second = marking.open(100, directory)
