@@ -35,11 +35,13 @@ local constant = { drop = true, accept = true }
 
 -- The policy's functions: what they are given is looked at first, as they cannot be left in the middle.
 local function checked(library, name, wanted, on_timer)
-  local out = {}
+  local out, hidden = {}, {}
   for key, value in next, library do
     local full = name .. "." .. key
     if wanted and not wanted[key] then
+      -- Not as if it were misspelt.
       value = nil
+      hidden[key] = true
     elseif type(value) == "table" then
       value = checked(value, full, nil, on_timer)
     elseif type(value) == "function" then
@@ -53,7 +55,14 @@ local function checked(library, name, wanted, on_timer)
     end
     out[key] = value
   end
-  return sandbox.closed(out, name)
+  sandbox.closed(out, name)
+  local meta = debug.getmetatable(out)
+  local unknown = meta.__index
+  function meta.__index(t, key)
+    if hidden[key] then error(("%s.%s: you may ask, but not change anything (console.readonly_group)"):format(name, key), 2) end
+    return unknown(t, key)
+  end
+  return out
 end
 
 --- Every name that can be used.
