@@ -13,6 +13,7 @@ local map_timer = require("flowd.map.timer")
 local memory = require("flowd.memory")
 local memory_guard = require("flowd.memory_guard")
 local rules = require("flowd.rules")
+local state_copy = require("flowd.state_copy")
 local timers = require("flowd.timers")
 local view = require("flowd.view")
 
@@ -96,23 +97,13 @@ function load.activate(off)
   timers.start(off, function(...) return memory_guard.react(inside.chain, ...) end)
 end
 
-local function state_module()
-  local ok, state = pcall(require, "flowd.state")
-  return ok and state or nil
-end
-
---- What rules remember, for the policy that follows.
-function load.export_state()
-  local state = state_module()
-  return state and state.export() or nil
-end
+--- What rules remember, for the policy that follows: flowd.state_copy.
+load.begin_export, load.export_state, load.end_export = state_copy.begin, state_copy.some, state_copy.finish
 
 --- Raises when that is more than scripts may use.
-function load.import_state(kept)
-  local state = state_module()
-  if not state or not kept then return end
+function load.import_state(pieces)
   local before = memory.enter()
-  local ok, message = pcall(state.import, kept)
+  local ok, message = pcall(state_copy.receive, pieces)
   memory.leave(before)
   if not ok then error(message, 0) end
 end

@@ -22,6 +22,8 @@ reload.at_start = { "runtime_dir", "state_dir", "cache_dir", "pid_file", "max_fl
 
 -- Of a turn of the loop, for loading.
 local SLICE_NS = 2e6
+-- Entries of flowd.state of a turn, and turns: rules that change more than that meanwhile make events wait.
+local ENTRIES, TURNS, ALL = 250, 20000, 2 ^ 31
 
 local kind_of = { plugin = "plugins", backend = "backends" }
 
@@ -93,9 +95,12 @@ local function stop_changed(daemon, new, what)
   return kept
 end
 
--- What rules remember. Raises when the new ones have no memory left for it.
-local function hand_over_state(daemon, builder)
-  builder.policy:call("flowd.policy_load.import_state", daemon.policy:call("flowd.policy_load.export_state"))
+-- What rules remember, about so many entries. Raises when the new ones have no memory left for it. Returns whether there
+-- is more.
+local function hand_over_state(daemon, builder, most)
+  local pieces, more = daemon.policy:call("flowd.policy_load.export_state", most)
+  builder.policy:call("flowd.policy_load.import_state", pieces)
+  return more
 end
 
 local function apply(daemon, new, builder, bits, rules, kept)
@@ -105,7 +110,7 @@ local function apply(daemon, new, builder, bits, rules, kept)
   daemon.failed, daemon.off = {}, {}
   local kept_plugins = stop_changed(daemon, new, "plugin")
   -- What they said at their end was said under the rules from before.
-  if daemon.flush_emitted() then hand_over_state(daemon, builder) end
+  if daemon.flush_emitted() then hand_over_state(daemon, builder, ALL) end
   local kept_backends = stop_changed(daemon, new, "backend")
   daemon:use(new)
   daemon:start_backends(bits, kept_backends)
@@ -148,6 +153,7 @@ end
 
 function Reload:refuse(errors)
   self.builder:retire()
+  self.daemon.policy:call("flowd.policy_load.end_export")
   for _, message in ipairs(errors) do log.error("%s", message) end
   log.error("reload: %s has %d error%s: the configuration before it goes on", self.builder.path, #errors,
     #errors == 1 and "" or "s")
@@ -161,6 +167,7 @@ function Reload:next(fn)
     if ok then return end
     if not self.swapping then return self:refuse({ tostring(message) }) end
     log.error("reload: %s", message)
+    self.daemon.policy:call("flowd.policy_load.end_export")
     self:finish(false)
   end)
 end
@@ -213,18 +220,31 @@ end
 
 function Reload:keep()
   self.kept = self:pause(keep, self.daemon, self.new)
-  self:next(self.swap)
+  self.daemon.policy:call("flowd.policy_load.begin_export")
+  self.turns = 0
+  self:next(self.copy_state)
+end
+
+-- False: it was refused.
+function Reload:hand_over(most)
+  local ok, more = pcall(self.pause, self, hand_over_state, self.daemon, self.builder, most)
+  if ok then return true, more end
+  self:refuse({ ("%s: what rules remember (flowd.state) cannot be taken over: %s"):format(self.builder.path, more:match("^[^\n]*")) })
+  return false
+end
+
+function Reload:copy_state()
+  local ok, more = self:hand_over(ENTRIES)
+  if not ok then return end
+  self.turns = self.turns + 1
+  self:next(more and self.turns < TURNS and self.copy_state or self.swap)
 end
 
 function Reload:swap()
   local daemon = self.daemon
   -- Events that wait were made under the rules from before.
   daemon.flush_emitted()
-  local ok, message = pcall(self.pause, self, hand_over_state, daemon, self.builder)
-  if not ok then
-    return self:refuse({ ("%s: what rules remember (flowd.state) cannot be taken over: %s"):format(self.builder.path,
-      message:match("^[^\n]*")) })
-  end
+  if not self:hand_over(ALL) then return end
   self.swapping = true
   local old = self:pause(apply, daemon, self.new, self.builder, self.bits, self.rules, self.kept)
   self:pause(old.retire, old)
@@ -244,6 +264,7 @@ function reload.cancel(daemon)
   if running.handle then running.handle:close() end
   if running.kept and running.kept >= 0 then api.descriptor_close(running.kept) end
   running.builder:retire()
+  daemon.policy:call("flowd.policy_load.end_export")
   running.done(false, { "the reload was given up: another one began, or the daemon ends" })
 end
 

@@ -11,7 +11,8 @@
 --     end)
 --
 -- Counters are those of the state file: `stats` shows them. Tables are Lua's; when another Lua state takes
--- over, it gets them by state.export and state.import.
+-- over, it gets them piece by piece, while rules go on to change them: flowd.state_copy. What has changed since a piece
+-- was copied stands in the store's journal, by key: NEW, or CHANGED in place or away.
 local addresses = require("flowd.addresses")
 local counters = require("flowd.counters")
 local dry = require("flowd.dry")
@@ -24,6 +25,7 @@ local address_text = addresses.text
 local state = {}
 
 local COUNTERS_MAX, TABLES_MAX = 500, 100
+local NEW, CHANGED = 1, 2
 local MAX_DEFAULT, MAX_MOST = 10000, 1000000
 local KEY_MAX, TEXT_MAX = 256, 1024
 
@@ -39,7 +41,7 @@ local held = setmetatable({}, { __mode = "k" })
 -- By name.
 local known_counters, known_tables = {}, {}
 local counters_count, tables_count = 0, 0
--- Tables that were imported and not asked for yet.
+-- Stores of tables that another Lua state had, and that nobody asked for here yet.
 local pending = {}
 
 local function check_name(what, name)
@@ -165,9 +167,16 @@ end
 local function note_key(store, key) dry.note(set_key, store, key, store.values[key], store.turn[key], store.count) end
 local function note_place(store, at) dry.note(set_place, store, at, store.order[at], store.head, store.tail) end
 
+-- What a trial changes is changed back.
+local function note_change(store, key, how)
+  if dry.on or store.journal[key] == NEW then return end
+  store.journal[key] = how
+end
+
 local function remove(store, key)
   if store.values[key] == nil then return end
   if dry.on then note_key(store, key) end
+  if store.journal then note_change(store, key, CHANGED) end
   store.values[key], store.turn[key] = nil, nil
   store.count = store.count - 1
 end
@@ -198,6 +207,7 @@ local function forget_oldest(store)
 end
 
 local function put(store, key, value)
+  if store.journal then note_change(store, key, store.values[key] == nil and NEW or CHANGED) end
   if store.values[key] == nil then
     if store.count >= store.max then
       if not store.forget then
@@ -267,20 +277,19 @@ end
 ---@return integer
 function Table.count(self) return behind(self, "table").count end
 
---- Take all keys away.
-function Table.clear(self)
-  local store = behind(self, "table")
+local function clear(store)
   if dry.on then
     dry.note(set_fields, store, { values = store.values, turn = store.turn, order = store.order, head = store.head,
       tail = store.tail, count = store.count })
   end
+  if store.journal and not dry.on then store.journal, store.cleared = {}, true end
   store.values, store.turn, store.order, store.head, store.tail, store.count = {}, {}, {}, 1, 0, 0
 end
 
---- Every key and its value, the oldest key first: `for key, value in table:each() do`.
----@return fun(): string|number|nil, string|number|boolean|nil
-function Table.each(self)
-  local store = behind(self, "table")
+--- Take all keys away.
+function Table.clear(self) clear(behind(self, "table")) end
+
+local function each(store)
   local order, at, tail = store.order, store.head - 1, store.tail
   return function()
     while at < tail do
@@ -294,10 +303,15 @@ function Table.each(self)
   end
 end
 
+--- Every key and its value, the oldest key first: `for key, value in table:each() do`.
+---@return fun(): string|number|nil, string|number|boolean|nil
+function Table.each(self) return each(behind(self, "table")) end
+
 local table_class = class(Table, "table of flowd.state")
 
 -- What rules can call on them.
 state.methods = { counter = Counter, table = Table }
+state.NEW = NEW
 
 local settings_known = { "max", "when_full" }
 
@@ -319,10 +333,8 @@ local function check_settings(name, settings)
   return max, when_full == "forget"
 end
 
--- Entries of a table that was exported; of more than there is room for, the newest.
-local function fill(store, plain)
-  local keys, values = plain.keys, plain.values
-  for i = math.max(1, #keys - store.max + 1), #keys do put(store, keys[i], values[i]) end
+local function new_store(name, max, forget)
+  return { name = name, values = {}, turn = {}, order = {}, head = 1, tail = 0, count = 0, max = max, forget = forget }
 end
 
 --- A table of plain values. The same name is the same table.
@@ -339,40 +351,42 @@ function state.table(name, settings)
     end
     tables_count = tables_count + 1
     object = setmetatable({}, table_class)
-    held[object] = { name = name, values = {}, turn = {}, order = {}, head = 1, tail = 0, count = 0, max = max, forget = forget }
-    known_tables[name] = object
-    if pending[name] then fill(held[object], pending[name]) end
+    local store = pending[name] or new_store(name, max, forget)
     pending[name] = nil
+    -- Of more than there is room for, the newest.
+    while store.count > max do forget_oldest(store) end
+    held[object], known_tables[name] = store, object
   end
   held[object].max, held[object].forget = max, forget
   return object
 end
 
---- All tables, as plain values.
----@return table<string, { keys: table, values: table }>
-function state.export()
+-- ---- for another Lua state (flowd.state_copy) ------------------------------------------
+
+--- What is behind the tables that were asked for.
+---@return table<string, table> stores by name
+function state.stores()
   local all = {}
-  for name, object in pairs(known_tables) do
-    local keys, values = {}, {}
-    for key, value in object:each() do keys[#keys + 1], values[#keys + 1] = key, value end
-    all[name] = { keys = keys, values = values }
-  end
+  for name, object in pairs(known_tables) do all[name] = held[object] end
   return all
 end
 
---- Tables that another Lua state exported take the place of those here. Those that nobody asked for yet wait.
----@param all table<string, { keys: table, values: table }>
-function state.import(all)
-  pending = {}
-  for name, plain in pairs(all) do
-    local object = known_tables[name]
-    if object then
-      object:clear()
-      fill(held[object], plain)
-    else
-      pending[name] = plain
-    end
-  end
+--- What comes from elsewhere for the table of this name goes there. It waits when nobody has asked for it yet.
+---@param name string
+---@return table store
+function state.receiver(name)
+  if known_tables[name] then return held[known_tables[name]] end
+  pending[name] = pending[name] or new_store(name, MAX_MOST, true)
+  return pending[name]
 end
+
+--- Put a key behind all others, or give it another value; in a full table it takes the place of the oldest one.
+---@param store table
+function state.receive(store, key, value)
+  if store.values[key] == nil and store.count >= store.max then forget_oldest(store) end
+  put(store, key, value)
+end
+
+state.remove, state.clear, state.each = remove, clear, each
 
 return state

@@ -148,6 +148,35 @@ describe("a reload", function()
     assert.same({ code = 0 }, d:stop(30))
   end)
 
+  it("hands over what rules remember, piece by piece, while they go on to change it: nothing is lost, no event waits 200 ms", function()
+    local FLOWS, KEYS = 30000, 100000
+    local conf = daemon.write_config(temp.dir(), {}, ([[
+      rule "remember" (function(flow)
+        if seen:count() == 0 then for i = 1, %d do seen:set("key " .. i, i) end end
+        seen:add("flows")
+        seen:add(flow.src_port %% 500)
+        if flow.dst_port == 9 then flowd.log("info", "counted %%d flows, %%d keys", seen:get("flows"), seen:count()) end
+      end), ]]):format(KEYS) .. rule(7))
+    temp.write(conf, 'local seen = flowd.state.table("seen", { max = 200000 })\n' .. temp.read(conf))
+    local dir = conf:match("^(.*)/")
+    local d = daemon.start({ dir = dir, conf = conf, log_level = "info" })
+    d:write("start tcp ::1 7 ::1 10 atlas 1\n")
+    local path = temp.write(dir .. "/lines", flow_lines.lines("start", "::1", "::1", "atlas 1", 0, FLOWS - 1))
+    local writer = process.start({ "dd", "if=" .. path, "of=" .. d.pipe, "bs=4k", "conv=notrunc,nocreat", "status=none" })
+    local reloads = 0
+    repeat
+      reload(d)
+      reloads = reloads + 1
+      local limit = os.getenv("ASAN_OPTIONS") and 10 or 1
+      assert.is_true(d:counter("flowd_reload_pause_microseconds") < limit * 200000)
+    until not writer:running() and reloads >= 2
+    d:wait_for_counter("flowd_flows_open", FLOWS + 1, SECONDS)
+    d:write("start tcp ::1 7 ::1 9 atlas 1\n")
+    d:expect(("counted %d flows, %d keys"):format(FLOWS + 2, KEYS + 501), SECONDS)
+    assert.equal(reloads, d:counter('flowd_reloads_total{result="ok"}'))
+    assert.same({ code = 0 }, d:stop(30))
+  end)
+
   it("leaves nothing behind: memory is flat", function()
     local sets = {}
     for i = 1, 200 do sets[i] = ('"2001:db8:%x::/48"'):format(i) end

@@ -204,23 +204,6 @@ describe("a table of flowd.state", function()
     fails("expected a table of settings; got 7", state.table, new_name(), 7)
   end)
 
-  it("goes over to another Lua state, in order; one that nobody asked for yet waits", function()
-    local name, later = new_name(), new_name()
-    local t = state.table(name)
-    for i = 1, 5 do t:set("k" .. i, i) end
-    local plain = state.export()
-    assert.same({ keys = { "k1", "k2", "k3", "k4", "k5" }, values = { 1, 2, 3, 4, 5 } }, plain[name])
-    t:set("k6", 6)
-    plain[later] = plain[name]
-    state.import(plain)
-    assert.is_nil(t:get("k6"))
-    assert.equal(5, t:get("k5"))
-    local small = state.table(later, { max = 2 })
-    assert.is_nil(small:get("k3"))
-    assert.equal(4, small:get("k4"))
-    assert.equal(2, small:count())
-  end)
-
   it("is there for rules, and keeps what it holds when the rules are loaded again", function()
     local text = ([[
       local seen, starts = flowd.state.table(%q), flowd.state.counter(%q)
