@@ -46,7 +46,7 @@ __s64 factor;	/* of the hash */
 __u64 deadline; /* of the lease, in jiffies */
 __u64 jiffies;	/* for the daemon: when it last asked */
 
-/* The daemon's alone; here it outlives the daemon: marker_count.c. */
+/* The daemon's alone; here it outlives the daemon: marker_totals.c, marker_count.c. */
 __u16 classes[MARKER_CLASSES];	   /* of which experiment << 6 | activity each is */
 __u64 moved[2 * MARKER_CLASSES];   /* packets and octets of flows that are not in the table any more */
 __u64 counted[2 * MARKER_CLASSES]; /* those that were brought to account */

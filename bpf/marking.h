@@ -15,8 +15,8 @@ static __always_inline __u64 this_cpu_as_sender(void)
 	return 1ULL << MARKER_IDENTITY_CPU | bpf_get_smp_processor_id();
 }
 
-/* The flow's is the socket that sent its first packet; packets of another are of another connection. Not the
- * owner's packet: is it the flow's? */
+/* A flow is of the socket that sent its first packet; packets of another socket are of another connection. Is
+ * this packet, which the entry's owner has not sent, of the flow? */
 static __always_inline bool sent_by_another(struct marker_entry *entry, __u64 generation, __u64 who)
 {
 	__u64 known = *(volatile __u64 *)&entry->identity, is_cpu = 1ULL << MARKER_IDENTITY_CPU;
