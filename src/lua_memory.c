@@ -57,12 +57,13 @@ static void find_texts(lua_State *L)
 		lua_pushfstring(L, "a text of the probe: %d", i);
 	memcpy(probe.last, probe.shared, SHARED_SIZE);
 	for (int i = 1; i < (int)WORDS; i++) {
-		int32_t mask = probe.first[i - 1];
+		uint32_t mask = (uint32_t)probe.first[i - 1], before = (uint32_t)probe.first[i];
+		uint32_t now = (uint32_t)probe.last[i];
 
-		if (mask < 1 || (mask & (mask + 1)) != 0 || probe.last[i - 1] != mask ||
-		    probe.last[i] > mask + 1)
+		if (mask < 1 || mask > INT32_MAX || (mask & (mask + 1)) != 0 ||
+		    (uint32_t)probe.last[i - 1] != mask || now > mask + 1)
 			continue;
-		if (probe.first[i] > 0 && probe.last[i] - probe.first[i] == TEXTS)
+		if (before > 0 && now - before == TEXTS)
 			probe.texts = probe.texts == -1 ? i - 1 : -2;
 	}
 }
