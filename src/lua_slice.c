@@ -35,9 +35,10 @@ static int count = COUNT;
 struct step {
 	lua_State *co;
 	uint64_t deadline_ns;
-	uint64_t
-		typed_ns; /* what was typed has been seen since then where it cannot be left; 0: it has not */
-	bool anywhere;	  /* it may be left wherever it is */
+	/* By the CPU clock: its time is spent, and what was typed has been seen where it cannot be left,
+	 * since then; 0: not yet. */
+	uint64_t spent_ns, typed_ns;
+	bool anywhere; /* it may be left wherever it is */
 	bool interrupted;
 	bool overdue;
 	struct step *outer;
@@ -93,11 +94,15 @@ static bool can_leave(lua_State *L, const struct step *step)
 	return (!step->overdue || !is_typed(L)) && may_leave(L);
 }
 
-/* It cannot be left here: is it to end with an error? Rules that a client's events come to are no part of
- * this. */
-static bool is_too_long(lua_State *L, struct step *step, uint64_t now)
+/* It cannot be left here: is it to end with an error? Others that had the processor meanwhile are not its
+ * fault. Rules that a client's events come to are no part of this. */
+static bool is_too_long(lua_State *L, struct step *step)
 {
-	if (now - step->deadline_ns >= PATIENCE_NS)
+	uint64_t now = clock_cpu_ns();
+
+	if (step->spent_ns == 0)
+		step->spent_ns = now;
+	if (now - step->spent_ns >= PATIENCE_NS)
 		return true;
 	if (step->anywhere || L != step->co || !is_typed(L))
 		return false;
@@ -109,20 +114,16 @@ static bool is_too_long(lua_State *L, struct step *step, uint64_t now)
 static void on_count(lua_State *L, lua_Debug *ar)
 {
 	struct step *step = current;
-	uint64_t now;
 
 	(void)ar;
-	if (!step)
-		return;
-	now = clock_monotonic_ns();
-	if (now < step->deadline_ns)
+	if (!step || clock_monotonic_ns() < step->deadline_ns)
 		return;
 	if (can_leave(L, step)) {
 		step->interrupted = true;
 		lua_yield(L, 0);
 		return;
 	}
-	if (!is_too_long(L, step, now)) {
+	if (!is_too_long(L, step)) {
 		if (!step->overdue && count > COUNT_WAITING && lua_gethookcount(L) != COUNT_WAITING)
 			lua_sethook(L, on_count, LUA_MASKCOUNT, COUNT_WAITING);
 		return;
