@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- Random Lua programs that end, for what must not change what a program does: calls in calls, values without
---- number, metamethods, protected calls, closures, loops.
+--- number, metamethods, protected calls, closures, loops. None asks how long a list with nil in it is: that is not
+--- defined, and machine code may answer otherwise than the interpreter.
 local random_lua = {}
 
 local random = math.random
@@ -20,6 +21,11 @@ local function many(n, ...) if n <= 0 then return ... end return many(n - 1, n, 
 local function first(a) return a end
 local function count(...) return select("#", ...), ... end
 local function tail(...) return count(...) end
+local function dense(...)
+  local list = {}
+  for i = 1, select("#", ...) do list[i] = (select(i, ...)) == nil and 0 or (select(i, ...)) end
+  return list
+end
 local meta = {}
 meta.__index = function(_, k) return note(k, #tostring(k)) end
 meta.__newindex = function(t, k, v) rawset(t, k, first(note(v))) end
@@ -55,8 +61,9 @@ local forms = {
   function(d) return ("select(2, pcall(function(...) return note(%s), ... end, %s))"):format(expression(d), expression(d)) end,
   function() return 'select("#", pcall(error, { "e" }))' end,
   function(d) return ("(function(...) return %s end)(%s)"):format(list(d), list(d)) end,
-  function(d) return ("#{ %s, many(%d) }"):format(expression(d), random(0, 5)) end,
-  function(d) return ("unpack({ %s, count(%s) })"):format(expression(d), list(d)) end,
+  function(d) return ("#dense(%s, many(%d))"):format(expression(d), random(0, 5)) end,
+  function(d) return ("unpack({ %s, many(%d) }, 1, %d)"):format(expression(d), random(0, 5), random(0, 5)) end,
+  function(d) return ("unpack({ %s, count(%s) }, 1, %d)"):format(expression(d), list(d), random(0, 5)) end,
   function(d) return ("tostring(%s)"):format(expression(d)) end,
   function() return "tostring(object)" end,
   function(d) return ("(object + first(%s))"):format(expression(d)) end,
@@ -80,7 +87,7 @@ local statement = {
   function(d) return ("%s = %s"):format(pick({ "a", "b", "c" }), expression(d)) end,
   function(d) return ("a, b, c = %s"):format(expression(d)) end,
   function(d) return ("t[#t + 1] = (%s)"):format(expression(d)) end,
-  function(d) return ("t = { %s, note(%s) }"):format(expression(d), list(d)) end,
+  function(d) return ("t = dense(%s, note(%s))"):format(expression(d), list(d)) end,
   function(d) return ("other.y = %s other.y = nil"):format(expression(d)) end,
   function(d) return ("note(%s)"):format(list(d, 4)) end,
   function(d) return ("if %s then %s else %s end"):format(expression(d), statements(d - 1, 2), statements(d - 1, 2)) end,

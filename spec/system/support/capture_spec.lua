@@ -89,9 +89,13 @@ describe("a UDP sink", function()
     it("at " .. host .. " gives each datagram with its sender, in order", function()
       local ns = netns.new()
       local sink, sender = udp.open(ns, host, 0), udp.open(ns, host, 4000)
+      local before = os.time() -- of which datagrams tell fractions, too
       for i = 1, 200 do sender:send("datagram " .. i, host, sink.port) end
       local all = sink:collect(200, 5)
-      for i = 1, 200 do assert.same({ text = "datagram " .. i, src = host, src_port = 4000 }, all[i]) end
+      for i = 1, 200 do
+        assert.same({ text = "datagram " .. i, src = host, src_port = 4000, time = all[i].time }, all[i])
+        assert.is_true(all[i].time >= (i > 1 and all[i - 1].time or before))
+      end
       assert.equal("datagram 1", sink:receive(1).text)
       assert.equal("datagram 2", sink:receive(1).text)
     end)
