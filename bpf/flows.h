@@ -169,10 +169,6 @@ static __always_inline bool entry_is(struct marker_entry *entry, const struct pa
 	return !(differ | (after(entry, differ)->key ^ seen) >> MARKER_KEY_GENERATION);
 }
 
-/*
- * `flat` from here on: known to be so, for what is there only where all tables are; else it is asked.
- */
-
 /* `flat` from here on: known to be so, for what is there only where all tables are; else it is asked. */
 
 /* The number of a flow's own entry. */

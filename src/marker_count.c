@@ -42,6 +42,7 @@ uint32_t marker_account(struct marker *m, struct marker_counts *out, struct mark
 {
 	uint64_t *counted = (uint64_t *)m->skeleton->bss->counted_kinds;
 	struct marker_totals *t = &m->table.totals;
+	bool known = marker_totals_known(t, &m->table.flows);
 	uint32_t found = 0;
 
 	*out = m->table.counts;
@@ -51,7 +52,7 @@ uint32_t marker_account(struct marker *m, struct marker_counts *out, struct mark
 		out->packets[kind] = now - counted[kind];
 		counted[kind] = now;
 	}
-	for (uint32_t class = 0; class < t->used && marker_totals_known(t); class ++) {
+	for (uint32_t class = 0; class < t->used && known; class ++) {
 		struct marker_count more = marker_totals_account(t, class);
 
 		if (more.packets == 0)

@@ -191,7 +191,7 @@ void marker_totals_changed(struct marker_totals *t, const struct marker_flows *f
 /* Look at the next part of the table. True: that was all of it, time for marker_totals_account(). */
 bool marker_totals_look(struct marker_totals *t, const struct marker_flows *f);
 /* Was all of it looked at? Then: what has come of a class since the last time, by that look. */
-bool marker_totals_known(const struct marker_totals *t);
+bool marker_totals_known(const struct marker_totals *t, const struct marker_flows *f);
 struct marker_count marker_totals_account(struct marker_totals *t, uint32_t class);
 /* All that was ever marked, by a look at everything. */
 uint64_t marker_totals_packets(const struct marker_totals *t, const struct marker_flows *f);

@@ -109,9 +109,10 @@ bool marker_totals_look(struct marker_totals *t, const struct marker_flows *f)
 	return t->at == f->capacity;
 }
 
-bool marker_totals_known(const struct marker_totals *t)
+/* What has moved since the table became a larger one says nothing of a look at the smaller one. */
+bool marker_totals_known(const struct marker_totals *t, const struct marker_flows *f)
 {
-	return t->capacity != 0 && t->at == t->capacity;
+	return t->capacity == f->capacity && t->at == t->capacity;
 }
 
 struct marker_count marker_totals_account(struct marker_totals *t, uint32_t class)

@@ -130,6 +130,18 @@ describe("totals of what is marked", function()
     check()
   end)
 
+  it("do not tell again what moves out of a larger table before that is looked at", function()
+    for port = FIRST_PORT, FIRST_PORT + FLOWS do
+      actions[2](port)
+      actions[1](port)
+    end
+    check()
+    fill_up()
+    for port = FIRST_PORT, FIRST_PORT + FLOWS do actions[3](port) end
+    account()
+    check()
+  end)
+
   it("are told when all was looked at, not before", function()
     fill_up()
     actions[2](FIRST_PORT)
